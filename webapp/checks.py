@@ -1,0 +1,36 @@
+"""What must hold before a process starts to work; run by every command and by `manage.py check`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+
+@register()
+def database_is_postgresql(**kwargs: Any) -> list[CheckMessage]:
+    if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+        return []
+    return [Error("DATABASE_URL must name a PostgreSQL database.", id="webapp.E001")]
+
+
+@register()
+def browser_assets_are_installed(**kwargs: Any) -> list[CheckMessage]:
+    missing = [name for name, path in settings.BROWSER_PACKAGES.items() if not path.is_dir()]
+    if not missing:
+        return []
+    return [
+        Warning(
+            f"Browser packages are not installed: {', '.join(missing)}.",
+            hint="Run npm ci in the project's folder.",
+            id="webapp.W001",
+        )
+    ]
+
+
+@register(deploy=True)
+def traffic_is_encrypted(**kwargs: Any) -> list[CheckMessage]:
+    if settings.HTTPS_ONLY:
+        return []
+    return [Warning("HTTPS_ONLY is false: passwords travel in clear.", id="webapp.W002")]
