@@ -1,0 +1,121 @@
+"""Public holidays and the organisation's events, in the form a forecast takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+import holidays as public_holidays
+import numpy as np
+
+from forecasting.core.arrays import BoolArray, IntArray
+from forecasting.core.timeline import Timeline
+from forecasting.errors import InvalidCalendar
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something irregular: a holiday, a quarter close. Its slots lie in [starts_at, ends_at)."""
+
+    name: str
+    starts_at: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True)
+class Holidays:
+    """Which slots of which calendar fall into which event.
+
+    names : the events, one per column; a name that comes back is one event happening again
+    flags : shape (n_calendars, n_slots + horizon, n_names), past and future slots
+    calendar : shape (n_series,), the calendar each series follows; None when there is only one
+    """
+
+    names: tuple[str, ...]
+    flags: BoolArray
+    calendar: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.flags.ndim != 3 or self.flags.shape[2] != len(self.names):
+            raise InvalidCalendar(
+                f"flags have shape {self.flags.shape}, expected (calendars, slots, "
+                f"{len(self.names)} names)"
+            )
+        if self.calendar is None and len(self.flags) != 1:
+            raise InvalidCalendar(f"{len(self.flags)} calendars, but no series says which it has")
+
+    def calendar_of(self, n_series: int) -> IntArray:
+        """The calendar of each series, shape (n_series,)."""
+        if self.calendar is None:
+            return np.zeros(n_series, dtype=np.int64)
+        if self.calendar.shape != (n_series,):
+            raise InvalidCalendar(
+                f"calendar has shape {self.calendar.shape}, there are {n_series} series"
+            )
+        return self.calendar
+
+    def take(self, series: IntArray) -> Holidays:
+        """The same for some of the series only."""
+        if self.calendar is None:
+            return self
+        return Holidays(self.names, self.flags, self.calendar[series])
+
+    def until(self, n_slots: int) -> Holidays:
+        """The same for the first slots only."""
+        return Holidays(self.names, self.flags[:, :n_slots], self.calendar)
+
+
+def country_holidays(
+    country: str, *, start: datetime, end: datetime, zone: tzinfo = UTC
+) -> list[Event]:
+    """Public holidays of a country that touch a window, one event per day, midnight to midnight.
+
+    country : ISO 3166-1 alpha-2 code, or with its subdivision as `DE-BY`
+    zone : where the midnights are taken
+
+    Raises InvalidCalendar for a country the `holidays` package does not know.
+    """
+    code, _, subdivision = country.partition("-")
+    first, last = start.astimezone(zone).date(), end.astimezone(zone).date()
+    try:
+        days = public_holidays.country_holidays(
+            code,
+            subdiv=subdivision or None,
+            years=range(first.year, last.year + 1),
+            language="en_US",
+        )
+    except NotImplementedError as error:
+        raise InvalidCalendar(f"no public holidays are known for {country!r}: {error}") from error
+    return [
+        Event(name, _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
+        for day, name in sorted(days.items())
+        if first <= day <= last
+    ]
+
+
+def _midnight(day: date, zone: tzinfo) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=zone)
+
+
+def event_flags(
+    calendars: Sequence[Iterable[Event]],
+    *,
+    timeline: Timeline,
+    calendar: IntArray | None = None,
+) -> Holidays:
+    """Lay calendars of events onto the slots of a timeline.
+
+    calendars : one collection of events per calendar (a country, a site, one person)
+    calendar : shape (n_series,), which calendar each series follows
+    """
+    events = [list(each) for each in calendars]
+    names = tuple(sorted({event.name for each in events for event in each}))
+    column = {name: i for i, name in enumerate(names)}
+    starts = timeline.unix_s
+    flags = np.zeros((len(events), len(starts), len(names)), dtype=np.bool_)
+    for i, each in enumerate(events):
+        for event in each:
+            inside = (starts >= event.starts_at.timestamp()) & (starts < event.ends_at.timestamp())
+            flags[i, inside, column[event.name]] = True
+    return Holidays(names, flags, calendar)
