@@ -1,0 +1,127 @@
+"""Where desktops can run, where people are, and what lies between."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Region(models.Model):
+    """A cloud's region; `name` is the cloud's own name for it."""
+
+    cloud = models.SlugField(max_length=60, help_text="A name in CLOUDS.")
+    name = models.CharField(max_length=60)
+    label = models.CharField(max_length=120)
+    country = models.CharField(max_length=2, blank=True, help_text="ISO 3166-1 alpha-2.")
+    latitude = models.FloatField(null=True, blank=True)
+    longitude = models.FloatField(null=True, blank=True)
+    time_zone = models.CharField(max_length=60, default="UTC")
+    volume_price_per_gb_month = models.DecimalField(max_digits=12, decimal_places=6, default=0)
+    currency = models.CharField(max_length=3, default="USD")
+    source = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ("cloud", "name")
+        constraints = (
+            models.UniqueConstraint(fields=("cloud", "name"), name="region_once_per_cloud"),
+        )
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class Site(models.Model):
+    """Where people are: an office or a metro area; never finer."""
+
+    code = models.SlugField(max_length=60, unique=True)
+    label = models.CharField(max_length=120)
+    country = models.CharField(max_length=2, blank=True, help_text="ISO 3166-1 alpha-2.")
+    latitude = models.FloatField()
+    longitude = models.FloatField()
+    time_zone = models.CharField(max_length=60, default="UTC")
+
+    class Meta:
+        ordering = ("label",)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class RoundTrip(models.Model):
+    """Round-trip time between a site and a region, and who says so."""
+
+    class Source(models.TextChoices):
+        MEASURED = "measured", "Measured"
+        TABLE = "table", "Admin's table"
+        ESTIMATE = "estimate", "Great-circle estimate"
+
+    site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="round_trips")
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="round_trips")
+    rtt_ms = models.FloatField()
+    source = models.CharField(max_length=10, choices=Source.choices)
+    measured_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("site", "region"), name="round_trip_once"),
+            models.CheckConstraint(
+                name="round_trip_not_negative", condition=models.Q(rtt_ms__gte=0)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.site_id}→{self.region_id}: {self.rtt_ms} ms"
+
+
+class RegionLink(models.Model):
+    """What it takes and costs to send bytes from one region to another."""
+
+    source = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="links_out")
+    dest = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="links_in")
+    egress_price_per_gb = models.DecimalField(max_digits=12, decimal_places=6)
+    bytes_per_s = models.BigIntegerField(help_text="Bandwidth that transfers may use.")
+    rtt_ms = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("source", "dest"), name="region_link_once"),
+            models.CheckConstraint(
+                name="region_link_has_bandwidth", condition=models.Q(bytes_per_s__gt=0)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.source_id}→{self.dest_id}"
+
+
+class Flavor(models.Model):
+    """A size of server, the same in every region of a cloud that has it."""
+
+    cloud = models.SlugField(max_length=60)
+    name = models.CharField(max_length=80)
+    vcpus = models.PositiveIntegerField()
+    memory_bytes = models.BigIntegerField()
+
+    class Meta:
+        ordering = ("cloud", "vcpus", "memory_bytes")
+        constraints = (
+            models.UniqueConstraint(fields=("cloud", "name"), name="flavor_once_per_cloud"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class FlavorPrice(models.Model):
+    """A row exists where the flavor can be had."""
+
+    flavor = models.ForeignKey(Flavor, on_delete=models.CASCADE, related_name="prices")
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="prices")
+    price_per_hour = models.DecimalField(max_digits=12, decimal_places=6)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("flavor", "region"), name="flavor_price_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.flavor_id} in {self.region_id}"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from desktops.models import Dataset, Desktop, DesktopUser, Pool
+from desktops.models.activity import RealField
+
+
+class Generation(models.Model):
+    """One forecast of a whole data set; its profiles are visible only when it is complete."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Running"
+        COMPLETE = "complete", "Complete"
+        FAILED = "failed", "Failed"
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="generations")
+    as_of = models.DateTimeField(help_text="No observation after this moment was used.")
+    engine = models.CharField(max_length=60)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
+    profiles_total = models.PositiveIntegerField(default=0)
+    profiles_done = models.PositiveIntegerField(default=0)
+    failure = models.CharField(max_length=500, blank=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-as_of", "-pk")
+        indexes = (models.Index(fields=("dataset", "state", "-as_of"), name="generation_latest"),)
+
+    def __str__(self) -> str:
+        return f"{self.dataset_id} at {self.as_of:%Y-%m-%d %H:%M}"
+
+
+class ResourceDemandProfile(models.Model):
+    """What one person (or machine) is expected to need, and where they are expected to be.
+
+    Hour h of every array is the hour that begins at `starts_at` + h hours. The demand arrays
+    have shape (horizon, len(levels)): the quantiles of demand given a session, in the unit of
+    their name. `location` maps a site's code, or `elsewhere`, to a probability per hour; the
+    probabilities of an hour sum to 1.
+    """
+
+    generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="profiles")
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="profiles")
+    desktop_user = models.ForeignKey(
+        DesktopUser, null=True, on_delete=models.CASCADE, related_name="profiles"
+    )
+    desktop = models.ForeignKey(
+        Desktop, null=True, on_delete=models.CASCADE, related_name="profiles"
+    )
+    starts_at = models.DateTimeField()
+    levels = ArrayField(RealField())
+    cpu_cores = ArrayField(ArrayField(RealField(null=True)), null=True)
+    memory_bytes = ArrayField(ArrayField(RealField(null=True)), null=True)
+    network_bytes_per_s = ArrayField(ArrayField(RealField(null=True)), null=True)
+    storage_bytes_per_s = ArrayField(ArrayField(RealField(null=True)), null=True)
+    p_active = ArrayField(RealField(), null=True)
+    location = models.JSONField(default=dict)
+    engine = models.CharField(max_length=60)
+    is_from_pool = models.BooleanField(
+        default=False, help_text="Too little history of its own: the pool's profile was used."
+    )
+    history_hours = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                name="profile_has_subject",
+                condition=models.Q(desktop_user__isnull=False) | models.Q(desktop__isnull=False),
+            ),
+            models.UniqueConstraint(
+                fields=("generation", "desktop_user", "desktop"),
+                name="profile_once_per_generation",
+                nulls_distinct=False,
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.desktop_user_id or self.desktop_id} from {self.starts_at:%Y-%m-%d %H:%M}"

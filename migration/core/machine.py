@@ -1,0 +1,468 @@
+"""The transition of one desktop, as a pure state machine.
+
+`decide(state, seen)` says what to do next from what was just observed, and nothing else: it
+keeps no memory, so a worker that takes over from a dead one decides the same. It is total: every
+state with every observation has an answer.
+
+The invariants it keeps, in any interleaving of crashes, duplicates and delays (DESIGN §7):
+
+1. At most one copy accepts a session. The destination is created fenced, and is unfenced only
+   after the source has been observed stopped and fenced; going back, the source is unfenced only
+   after the destination has been observed gone.
+2. The source is released only after the destination was observed healthy with the session on it
+   (or with nobody who had one), and only after the commit window.
+3. Nothing is done twice with effect: commands carry keys and are asked for only while their
+   effect has not been observed.
+4. Every transition ends, or says what it waits for.
+
+Once somebody has worked on the destination, the source is older than the destination: nothing
+here goes back by itself from there, it asks an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from desktops.core.cloud import JobState
+
+
+class Strategy(StrEnum):
+    """How `VirtualDesktopState` (memory, processor state, data volume) travels."""
+
+    STOP = "stop"  # nobody there or a planned restart: the volume travels, memory is not carried
+    LIVE = "live"  # inside a region: the cloud copies memory while the server runs
+
+
+class State(StrEnum):
+    PLANNED = "planned"
+    PREPARING = "preparing"
+    SYNCING = "syncing"
+    READY = "ready"
+    FREEZING = "freezing"
+    COPYING = "copying"
+    STARTING = "starting"
+    RECONNECTING = "reconnecting"
+    VERIFYING = "verifying"
+    COMMITTING = "committing"
+    RELEASING = "releasing"
+    DONE = "done"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+    NEEDS_OPERATOR = "needs_operator"
+
+    @property
+    def label(self) -> str:
+        return self.value.replace("_", " ").capitalize()
+
+
+TERMINAL = frozenset({State.DONE, State.CANCELLED, State.ROLLED_BACK, State.FAILED})
+
+# The way of a transition that meets no trouble.
+PATHS: Mapping[Strategy, tuple[State, ...]] = {
+    Strategy.STOP: (
+        State.PLANNED,
+        State.PREPARING,
+        State.SYNCING,
+        State.READY,
+        State.FREEZING,
+        State.COPYING,
+        State.STARTING,
+        State.RECONNECTING,
+        State.VERIFYING,
+        State.COMMITTING,
+        State.RELEASING,
+        State.DONE,
+    ),
+    Strategy.LIVE: (
+        State.PLANNED,
+        State.READY,
+        State.COPYING,
+        State.VERIFYING,
+        State.DONE,
+    ),
+}
+
+# From the freeze on the user is affected; until verified, trouble means going back.
+CUTOVER = frozenset(
+    {State.FREEZING, State.COPYING, State.STARTING, State.RECONNECTING, State.VERIFYING}
+)
+BEFORE_CUTOVER = frozenset({State.PLANNED, State.PREPARING, State.SYNCING, State.READY})
+
+# How long a state may last before it counts as failed; READY ends by its expiry instead.
+TIME_LIMITS: Mapping[State, timedelta] = {
+    State.PLANNED: timedelta(minutes=10),
+    State.PREPARING: timedelta(minutes=30),
+    State.SYNCING: timedelta(hours=12),
+    State.FREEZING: timedelta(minutes=10),
+    State.COPYING: timedelta(hours=2),
+    State.STARTING: timedelta(minutes=15),
+    State.RECONNECTING: timedelta(minutes=5),
+    State.VERIFYING: timedelta(minutes=10),
+    State.RELEASING: timedelta(hours=1),
+    State.CANCELLING: timedelta(hours=1),
+    State.ROLLING_BACK: timedelta(hours=1),
+}
+
+MAX_ATTEMPTS = 8
+
+
+class Command(StrEnum):
+    SYNC_VOLUME = "sync_volume"
+    HOLD_SESSION = "hold_session"
+    STOP_SOURCE = "stop_source"
+    FENCE_SOURCE = "fence_source"
+    COPY_FINAL = "copy_final"
+    CREATE_DEST = "create_dest"
+    UNFENCE_DEST = "unfence_dest"
+    POINT_SESSION = "point_session"
+    DELETE_SOURCE_SERVER = "delete_source_server"
+    DELETE_SOURCE_VOLUME = "delete_source_volume"
+    DELETE_OLD_SHADOW = "delete_old_shadow"
+    LIVE_MIGRATE = "live_migrate"
+    ABANDON_COPY = "abandon_copy"
+    FENCE_DEST = "fence_dest"
+    DELETE_DEST = "delete_dest"
+    UNFENCE_SOURCE = "unfence_source"
+    START_SOURCE = "start_source"
+    POINT_SESSION_BACK = "point_session_back"
+
+
+class Health(StrEnum):
+    """A server as far as the machine cares."""
+
+    ABSENT = "absent"
+    BUSY = "busy"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+class Place(StrEnum):
+    SOURCE = "source"
+    DEST = "dest"
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeen:
+    health: Health
+    is_fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSeen:
+    """points_to : where the gateway sends the user; connected_on : where the user works now."""
+
+    points_to: Place
+    is_held: bool
+    connected_on: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    message: str
+    is_retryable: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything `decide` may know.
+
+    session : None when the pool has no gateway
+    had_session : somebody was connected when the session was held; None before that
+    was_dest_used : a session has been seen on the destination at some time
+    sync_copy, final_copy, live_migration : None when not asked for yet
+    has_volume_copy : a finished pass exists at the destination
+    leftover_shadow : a destination volume that the final pass superseded still exists
+    failure : the newest failure of this state's commands, None after a success
+    has_failed : something went wrong on the way; why a cancelled transition was cancelled
+    """
+
+    now: datetime
+    strategy: Strategy
+    entered_at: datetime
+    expires_at: datetime
+    source: ServerSeen
+    dest: ServerSeen = ServerSeen(Health.ABSENT)
+    session: SessionSeen | None = None
+    had_session: bool | None = None
+    was_dest_used: bool = False
+    is_approved: bool = False
+    is_confirmed: bool = False
+    is_cancel_requested: bool = False
+    can_copy_while_attached: bool = True
+    dest_shortage: str = ""
+    sync_copy: JobState | None = None
+    is_sync_due: bool = False
+    final_copy: JobState | None = None
+    live_migration: JobState | None = None
+    commit_until: datetime | None = None
+    keeps_source_as_shadow: bool = False
+    has_source_volume: bool = True
+    leftover_shadow: bool = False
+    has_copies_to_abandon: bool = False
+    failure: Failure | None = None
+    has_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """is_failure : `reason` is what went wrong, and is kept as the transition's failure"""
+
+    to: State
+    reason: str = ""
+    is_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    for_what: str
+    until: datetime | None = None
+
+
+Decision = Do | Move | Wait
+
+
+def decide(state: State, seen: Seen) -> Decision:
+    """What to do next in `state`, given what was just seen."""
+    if state in TERMINAL:
+        return Wait("nothing: it has ended")
+    if state is State.NEEDS_OPERATOR:
+        return Wait("an operator")
+    return _trouble(state, seen) or _RULES[state](seen)
+
+
+def _trouble(state: State, seen: Seen) -> Decision | None:
+    """Cancellation, failures and time limits, which are alike in every state of a phase."""
+    if seen.is_cancel_requested:
+        if state in BEFORE_CUTOVER:
+            return Move(State.CANCELLING, "cancelled on request")
+        if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
+            return Move(State.ROLLING_BACK, "cancelled on request")
+    failure = seen.failure
+    if failure and (not failure.is_retryable or failure.attempts >= MAX_ATTEMPTS):
+        return _give_up(state, seen, failure.message)
+    limit = TIME_LIMITS.get(state)
+    if limit is not None and seen.now - seen.entered_at > limit:
+        return _give_up(state, seen, f"not finished within {limit}")
+    return None
+
+
+def _give_up(state: State, seen: Seen, reason: str) -> Move:
+    explained = f"{state.label}: {reason}"
+    if state in BEFORE_CUTOVER:
+        return _failed(State.CANCELLING, explained)
+    if state in CUTOVER and seen.strategy is Strategy.STOP:
+        return _failed(State.ROLLING_BACK, explained)
+    return _failed(State.NEEDS_OPERATOR, explained)
+
+
+def _failed(to: State, reason: str) -> Move:
+    return Move(to, reason, is_failure=True)
+
+
+def _planned(seen: Seen) -> Decision:
+    if seen.source.health is Health.ABSENT:
+        return _failed(State.CANCELLING, "the server to move does not exist")
+    if seen.source.health is Health.ERROR:
+        return _failed(State.CANCELLING, "the server to move is in error")
+    if seen.strategy is Strategy.LIVE:
+        return Move(State.READY)
+    return Move(State.PREPARING)
+
+
+def _preparing(seen: Seen) -> Decision:
+    if seen.dest_shortage:
+        return _failed(State.CANCELLING, seen.dest_shortage)
+    return Move(State.SYNCING)
+
+
+def _syncing(seen: Seen) -> Decision:
+    if not seen.can_copy_while_attached and seen.source.health is not Health.STOPPED:
+        return Move(State.READY, "this cloud copies the volume in the freeze")
+    if seen.sync_copy is JobState.DONE and not seen.is_sync_due:
+        return Move(State.READY)
+    if seen.sync_copy is JobState.FAILED:
+        return _failed(State.CANCELLING, "the volume could not be copied")
+    return Do(Command.SYNC_VOLUME)
+
+
+def _ready(seen: Seen) -> Decision:
+    if seen.is_approved and seen.is_confirmed:
+        is_live = seen.strategy is Strategy.LIVE
+        return Move(State.COPYING if is_live else State.FREEZING)
+    if seen.now >= seen.expires_at:
+        return Move(State.CANCELLING, "neither approved nor confirmed before it expired")
+    if seen.is_sync_due:
+        return Move(State.SYNCING, "the shadow is due for a sync")
+    if not seen.is_approved:
+        return Wait("approval", seen.expires_at)
+    return Wait("confirmation that the prediction came true", seen.expires_at)
+
+
+def _freezing(seen: Seen) -> Decision:
+    if seen.session is not None and not seen.session.is_held:
+        return Do(Command.HOLD_SESSION)
+    match seen.source.health:
+        case Health.ABSENT | Health.ERROR:
+            return _failed(State.ROLLING_BACK, "the source was lost while it was being stopped")
+        case Health.RUNNING:
+            return Do(Command.STOP_SOURCE)
+        case Health.BUSY:
+            return Wait("the source to stop")
+        case Health.STOPPED:
+            if not seen.source.is_fenced:
+                return Do(Command.FENCE_SOURCE)
+            return Move(State.COPYING)
+
+
+def _copying(seen: Seen) -> Decision:
+    if seen.strategy is Strategy.LIVE:
+        return _copying_live(seen)
+    if not _is_out_of_the_way(seen.source):
+        return _failed(State.ROLLING_BACK, "somebody started or removed the source during the copy")
+    if seen.final_copy is JobState.DONE:
+        return Move(State.STARTING)
+    if seen.final_copy is JobState.FAILED:
+        return _failed(State.ROLLING_BACK, "the last pass of the volume failed")
+    return Do(Command.COPY_FINAL)
+
+
+def _copying_live(seen: Seen) -> Decision:
+    match seen.live_migration:
+        case JobState.DONE:
+            return Move(State.VERIFYING)
+        case JobState.FAILED:
+            return _failed(State.FAILED, "the live migration failed; the server is where it was")
+        case _:
+            return Do(Command.LIVE_MIGRATE)
+
+
+def _starting(seen: Seen) -> Decision:
+    match seen.dest.health:
+        case Health.ABSENT:
+            return Do(Command.CREATE_DEST)
+        case Health.BUSY:
+            return Wait("the destination to start")
+        case Health.ERROR | Health.STOPPED:
+            return _failed(State.ROLLING_BACK, "the destination did not start")
+        case Health.RUNNING:
+            if not _is_out_of_the_way(seen.source):
+                return _failed(State.ROLLING_BACK, "the source is not stopped and fenced any more")
+            if seen.dest.is_fenced:
+                return Do(Command.UNFENCE_DEST)
+            return Move(State.RECONNECTING)
+
+
+def _reconnecting(seen: Seen) -> Decision:
+    if seen.dest.health is not Health.RUNNING and seen.dest.health is not Health.BUSY:
+        return _failed(State.ROLLING_BACK, "the destination was lost before anybody worked on it")
+    session = seen.session
+    if session is not None and (session.points_to is not Place.DEST or session.is_held):
+        return Do(Command.POINT_SESSION)
+    return Move(State.VERIFYING)
+
+
+def _verifying(seen: Seen) -> Decision:
+    if seen.strategy is Strategy.LIVE:
+        if seen.source.health is Health.RUNNING:
+            return Move(State.DONE)
+        return Wait("the server to be healthy on its new host")
+    if seen.dest.health is Health.BUSY:
+        return Wait("the destination to be healthy")
+    if seen.dest.health is not Health.RUNNING or seen.dest.is_fenced:
+        return _failed(State.ROLLING_BACK, "the destination is not healthy")
+    if seen.session is None or seen.had_session is False or seen.was_dest_used:
+        return Move(State.COMMITTING)
+    return Wait("the user's session on the destination")
+
+
+def _committing(seen: Seen) -> Decision:
+    if seen.dest.health in (Health.ABSENT, Health.ERROR):
+        return _failed(
+            State.NEEDS_OPERATOR,
+            "the destination was lost in the commit window; the source holds the state of the"
+            " freeze",
+        )
+    if seen.commit_until is not None and seen.now < seen.commit_until:
+        return Wait("the commit window to pass", seen.commit_until)
+    if seen.dest.health is not Health.RUNNING:
+        return Wait("the destination to be running before the source is released")
+    return Move(State.RELEASING)
+
+
+def _releasing(seen: Seen) -> Decision:
+    if seen.source.health is Health.BUSY:
+        return Wait("the source to be deleted")
+    if seen.source.health is not Health.ABSENT:
+        return Do(Command.DELETE_SOURCE_SERVER)
+    if seen.has_source_volume and not seen.keeps_source_as_shadow:
+        return Do(Command.DELETE_SOURCE_VOLUME)
+    if seen.leftover_shadow:
+        return Do(Command.DELETE_OLD_SHADOW)
+    return Move(State.DONE)
+
+
+def _cancelling(seen: Seen) -> Decision:
+    if seen.has_copies_to_abandon:
+        return Do(Command.ABANDON_COPY)
+    return Move(State.FAILED if seen.has_failed else State.CANCELLED)
+
+
+def _rolling_back(seen: Seen) -> Decision:
+    if seen.was_dest_used:
+        return _failed(
+            State.NEEDS_OPERATOR,
+            "somebody has worked on the destination: going back would lose that work",
+        )
+    if seen.source.health in (Health.ABSENT, Health.ERROR):
+        return _failed(State.NEEDS_OPERATOR, "the source cannot be started again")
+    if seen.dest.health is not Health.ABSENT:
+        if not seen.dest.is_fenced:
+            return Do(Command.FENCE_DEST)
+        return Do(Command.DELETE_DEST)
+    if seen.source.is_fenced:
+        return Do(Command.UNFENCE_SOURCE)
+    if seen.source.health is Health.BUSY:
+        return Wait("the source to start")
+    if seen.source.health is Health.STOPPED:
+        return Do(Command.START_SOURCE)
+    session = seen.session
+    if session is not None and (session.points_to is not Place.SOURCE or session.is_held):
+        return Do(Command.POINT_SESSION_BACK)
+    if seen.has_copies_to_abandon:
+        return Do(Command.ABANDON_COPY)
+    return Move(State.ROLLED_BACK)
+
+
+def _is_out_of_the_way(server: ServerSeen) -> bool:
+    return server.health is Health.STOPPED and server.is_fenced
+
+
+_RULES: Mapping[State, Callable[[Seen], Decision]] = {
+    State.PLANNED: _planned,
+    State.PREPARING: _preparing,
+    State.SYNCING: _syncing,
+    State.READY: _ready,
+    State.FREEZING: _freezing,
+    State.COPYING: _copying,
+    State.STARTING: _starting,
+    State.RECONNECTING: _reconnecting,
+    State.VERIFYING: _verifying,
+    State.COMMITTING: _committing,
+    State.RELEASING: _releasing,
+    State.CANCELLING: _cancelling,
+    State.ROLLING_BACK: _rolling_back,
+}
