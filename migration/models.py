@@ -196,6 +196,9 @@ class Transition(models.Model):
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(help_text="Unconfirmed by then: cancelled.")
     state_entered_at = models.DateTimeField()
+    interrupted_state = models.CharField(
+        max_length=16, blank=True, help_text="Where an operator resumes it."
+    )
     commit_until = models.DateTimeField(null=True, blank=True)
     frozen_at = models.DateTimeField(null=True, blank=True)
     had_session = models.BooleanField(
@@ -212,6 +215,10 @@ class Transition(models.Model):
         max_length=300, blank=True, help_text="What it waits for, in a sentence."
     )
     failure = models.CharField(max_length=500, blank=True)
+    trouble = models.CharField(
+        max_length=500, blank=True, help_text="Why the present command does not succeed yet."
+    )
+    trouble_is_final = models.BooleanField(default=False)
     failed_attempts = models.PositiveIntegerField(default=0)
 
     lease_owner = models.CharField(max_length=120, blank=True)
@@ -221,6 +228,10 @@ class Transition(models.Model):
 
     class Meta:
         ordering = ("-created_at",)
+        permissions = (
+            ("approve_transition", "Can approve, reject and confirm moves"),
+            ("operate_transition", "Can cancel and resume moves, and ask for a new plan"),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=("desktop",),

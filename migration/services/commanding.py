@@ -1,0 +1,223 @@
+"""What each command of the machine does: one call to the cloud or gateway, by key.
+
+A handler makes its call and returns what to remember on the transition. It may run again with
+the same key after a crash at any point; what it asks for then already exists, and is adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from desktops.core.cloud import Cloud, JobState, NotFound, ServerSpec, VolumeCopy
+from migration.core.gateway import Gateway
+from migration.core.machine import Command
+from migration.errors import PassFailed
+from migration.models import Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One command with everything it needs; `token` fences the gateway against stale workers."""
+
+    command: Command
+    transition: Transition
+    key: str
+    dest_server_id: str
+    cloud: Cloud
+    gateway: Gateway | None
+    token: int
+
+    @property
+    def source_region(self) -> str:
+        return self.transition.source_region.name
+
+    @property
+    def dest_region(self) -> str:
+        return self.transition.dest_region.name
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """is_finished : False while a long job goes on; ask again
+    changes : fields of the transition to set together with the outcome
+    copy : how far a pass has come
+    """
+
+    is_finished: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    copy: VolumeCopy | None = None
+
+
+def perform(order: Order) -> Result:
+    """Do what is ordered. Raises CloudError or MigrationError; the caller records both."""
+    return _HANDLERS[order.command](order) or Result()
+
+
+def _pass(order: Order) -> VolumeCopy:
+    """Start, drive on or observe one pass of the volume into the destination region."""
+    transition = order.transition
+    shadow = transition.shadow
+    copy = order.cloud.copy_volume(
+        order.source_region,
+        transition.source_volume_id,
+        order.dest_region,
+        key=order.key,
+        base_volume_id=shadow.volume_id if shadow and shadow.volume_id else None,
+    )
+    if copy.state is JobState.FAILED:
+        order.cloud.abandon_copy(
+            order.dest_region, source_region=order.source_region, key=order.key
+        )
+        raise PassFailed(copy.detail or "the pass failed")
+    return copy
+
+
+def _sync_volume(order: Order) -> Result:
+    copy = _pass(order)
+    is_finished = copy.state is JobState.DONE
+    passes = order.transition.sync_passes + is_finished
+    return Result(is_finished=is_finished, changes={"sync_passes": passes}, copy=copy)
+
+
+def _copy_final(order: Order) -> Result:
+    copy = _pass(order)
+    if copy.state is not JobState.DONE:
+        return Result(is_finished=False, copy=copy)
+    return Result(changes={"dest_volume_id": copy.volume_id or ""}, copy=copy)
+
+
+def _hold_session(order: Order) -> None:
+    assert order.gateway is not None
+    order.gateway.hold(order.transition.desktop.key, token=order.token)
+
+
+def _point_session(order: Order) -> None:
+    _point(order, order.dest_region, order.dest_server_id)
+
+
+def _point_session_back(order: Order) -> None:
+    _point(order, order.source_region, order.transition.source_server_id)
+
+
+def _point(order: Order, region: str, server_id: str) -> None:
+    assert order.gateway is not None
+    order.gateway.point(
+        order.transition.desktop.key, region=region, server_id=server_id, token=order.token
+    )
+
+
+def _stop_source(order: Order) -> None:
+    order.cloud.stop_server(order.source_region, order.transition.source_server_id)
+
+
+def _start_source(order: Order) -> None:
+    order.cloud.start_server(order.source_region, order.transition.source_server_id)
+
+
+def _fence_source(order: Order) -> None:
+    order.cloud.fence_server(order.source_region, order.transition.source_server_id)
+
+
+def _unfence_source(order: Order) -> None:
+    order.cloud.unfence_server(order.source_region, order.transition.source_server_id)
+
+
+def _create_dest(order: Order) -> Result:
+    """The destination is made fenced: a request that arrives late can open nothing."""
+    desktop = order.transition.desktop
+    flavor = order.transition.flavor or desktop.flavor
+    assert flavor is not None
+    server = order.cloud.create_server(
+        order.dest_region,
+        ServerSpec(
+            name=desktop.key,
+            flavor=flavor.name,
+            boot_volume_id=order.transition.dest_volume_id,
+            is_fenced=True,
+            metadata={"foredesk:desktop": desktop.key},
+        ),
+        key=order.key,
+    )
+    return Result(changes={"dest_server_id": server.id})
+
+
+def _unfence_dest(order: Order) -> None:
+    order.cloud.unfence_server(order.dest_region, order.dest_server_id)
+
+
+def _fence_dest(order: Order) -> None:
+    order.cloud.fence_server(order.dest_region, order.dest_server_id)
+
+
+def _delete_dest(order: Order) -> None:
+    order.cloud.delete_server(order.dest_region, order.dest_server_id)
+
+
+def _delete_source_server(order: Order) -> None:
+    order.cloud.delete_server(order.source_region, order.transition.source_server_id)
+
+
+def _delete_source_volume(order: Order) -> None:
+    _delete_volume(order.cloud, order.source_region, order.transition.source_volume_id)
+
+
+def _delete_old_shadow(order: Order) -> None:
+    assert order.transition.shadow is not None
+    _delete_volume(order.cloud, order.dest_region, order.transition.shadow.volume_id)
+
+
+def _delete_volume(cloud: Cloud, region: str, volume_id: str) -> None:
+    try:
+        cloud.delete_volume(region, volume_id)
+    except NotFound:
+        return
+
+
+def _live_migrate(order: Order) -> Result:
+    job = order.cloud.live_migrate(
+        order.source_region, order.transition.source_server_id, key=order.key
+    )
+    if job.state is JobState.FAILED:
+        raise PassFailed(job.detail or "the live migration failed")
+    return Result(is_finished=job.state is JobState.DONE)
+
+
+def _abandon_copy(order: Order) -> None:
+    """Remove every pass of this transition, and the shadow's volume when it made that itself.
+
+    A shadow that was there before keeps its volume: it can still be brought up to date.
+    """
+    transition = order.transition
+    passes = transition.steps.filter(command__in=(Command.SYNC_VOLUME, Command.COPY_FINAL))
+    for step in passes:
+        order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=step.key)
+    shadow = transition.shadow
+    filled = {shadow.volume_id} if shadow else set()
+    was_there = shadow is not None and shadow.created_at < transition.created_at
+    made = {transition.dest_volume_id}
+    for volume_id in (made - filled if was_there else made | filled) - {""}:
+        _delete_volume(order.cloud, order.dest_region, volume_id)
+
+
+_HANDLERS: Mapping[Command, Callable[[Order], Result | None]] = {
+    Command.SYNC_VOLUME: _sync_volume,
+    Command.HOLD_SESSION: _hold_session,
+    Command.STOP_SOURCE: _stop_source,
+    Command.FENCE_SOURCE: _fence_source,
+    Command.COPY_FINAL: _copy_final,
+    Command.CREATE_DEST: _create_dest,
+    Command.UNFENCE_DEST: _unfence_dest,
+    Command.POINT_SESSION: _point_session,
+    Command.DELETE_SOURCE_SERVER: _delete_source_server,
+    Command.DELETE_SOURCE_VOLUME: _delete_source_volume,
+    Command.DELETE_OLD_SHADOW: _delete_old_shadow,
+    Command.LIVE_MIGRATE: _live_migrate,
+    Command.ABANDON_COPY: _abandon_copy,
+    Command.FENCE_DEST: _fence_dest,
+    Command.DELETE_DEST: _delete_dest,
+    Command.UNFENCE_SOURCE: _unfence_source,
+    Command.START_SOURCE: _start_source,
+    Command.POINT_SESSION_BACK: _point_session_back,
+}

@@ -1,0 +1,105 @@
+"""What entering a state means for the rows around a transition: its desktop and its shadow."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from desktops.core.cloud import VolumeCopy
+from desktops.models import Desktop
+from migration.core.machine import State, Strategy
+from migration.models import Shadow, Step, Transition
+
+
+def changes_on_entering(state: State, transition: Transition, *, now: datetime) -> dict[str, Any]:
+    """Fields of the transition itself that entering `state` sets."""
+    if state is State.FREEZING:
+        return {"frozen_at": now}
+    if state is State.COMMITTING:
+        window = timedelta(seconds=transition.pool.commit_window_s)
+        reconnected_at = transition.reconnected_at or now
+        return {"commit_until": now + window, "reconnected_at": reconnected_at}
+    return {}
+
+
+def settle(transition: Transition, *, now: datetime) -> None:
+    """Other rows that change with the transition's new state, in its transaction."""
+    match State(transition.state):
+        case State.COMMITTING:
+            _hand_over(transition, now=now)
+        case State.DONE:
+            if transition.keeps_source_as_shadow and transition.strategy == Strategy.STOP:
+                _keep_source(transition, now=now)
+            if transition.strategy == Strategy.LIVE:
+                Desktop.objects.filter(pk=transition.desktop_id).update(moved_at=now)
+        case State.CANCELLED | State.FAILED | State.ROLLED_BACK:
+            _drop_shadow(transition)
+
+
+def open_shadow(transition: Transition, *, now: datetime) -> None:
+    """The shadow that this transition fills: the one that is there already, or a new one."""
+    if transition.shadow_id is not None:
+        return
+    tier = (
+        transition.recommendation.shadow_tier if transition.recommendation else ""
+    ) or Shadow.Tier.WARM
+    shadow, _ = Shadow.objects.get_or_create(
+        desktop=transition.desktop,
+        region=transition.dest_region,
+        state__in=(Shadow.State.FILLING, Shadow.State.READY),
+        defaults={"tier": tier, "state": Shadow.State.FILLING, "created_at": now},
+    )
+    Transition.objects.filter(pk=transition.pk).update(shadow=shadow)
+
+
+def fill_shadow(transition: Transition, *, step: Step, copy: VolumeCopy, now: datetime) -> None:
+    """A pass is complete: the shadow holds the state the volume had when the pass began."""
+    shadow = transition.shadow
+    if shadow is None or not copy.volume_id or step.state != State.SYNCING:
+        return
+    shadow.state = Shadow.State.READY
+    shadow.volume_id = copy.volume_id
+    shadow.recovery_point_at = step.intended_at
+    shadow.sent_bytes += copy.bytes_done
+    shadow.save(update_fields=["state", "volume_id", "recovery_point_at", "sent_bytes"])
+
+
+def _hand_over(transition: Transition, *, now: datetime) -> None:
+    """From here on the destination is the desktop."""
+    Desktop.objects.filter(pk=transition.desktop_id).update(
+        region=transition.dest_region,
+        server_id=transition.dest_server_id,
+        volume_id=transition.dest_volume_id,
+        flavor=transition.flavor or transition.desktop.flavor,
+        state=Desktop.State.RUNNING,
+        moved_at=now,
+    )
+    Shadow.objects.filter(pk=transition.shadow_id).update(state=Shadow.State.PROMOTED)
+
+
+def _keep_source(transition: Transition, *, now: datetime) -> None:
+    Shadow.objects.update_or_create(
+        desktop=transition.desktop,
+        region=transition.source_region,
+        state__in=(Shadow.State.FILLING, Shadow.State.READY),
+        defaults={
+            "tier": Shadow.Tier.WARM,
+            "state": Shadow.State.READY,
+            "volume_id": transition.source_volume_id,
+            "recovery_point_at": transition.frozen_at,
+        },
+        create_defaults={
+            "tier": Shadow.Tier.WARM,
+            "state": Shadow.State.READY,
+            "volume_id": transition.source_volume_id,
+            "recovery_point_at": transition.frozen_at,
+            "created_at": now,
+        },
+    )
+
+
+def _drop_shadow(transition: Transition) -> None:
+    """A shadow that this transition made went with it; an older one stays as it is."""
+    shadow = transition.shadow
+    if shadow is not None and shadow.created_at >= transition.created_at:
+        Shadow.objects.filter(pk=shadow.pk).update(state=Shadow.State.RELEASED)

@@ -1,0 +1,184 @@
+"""From a transition's row, its cloud and its gateway to what the machine may know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from desktops.core.cloud import Cloud, NotFound, Server, ServerStatus
+from migration.core.gateway import Gateway, Session
+from migration.core.machine import (
+    Command,
+    Failure,
+    Health,
+    Place,
+    Seen,
+    ServerSeen,
+    SessionSeen,
+    State,
+    Strategy,
+)
+from migration.models import Shadow, Step, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """`seen` is what the machine may know; the rest is what its commands need."""
+
+    seen: Seen
+    dest_server_id: str
+
+
+def observe(
+    transition: Transition, *, cloud: Cloud, gateway: Gateway | None, now: datetime
+) -> Observation:
+    """Look at everything the next decision depends on. Raises CloudError; changes nothing."""
+    steps = {step.key: step for step in transition.steps.all()}
+    done = {step.command for step in steps.values() if step.outcome == Step.Outcome.DONE}
+    source = _look(cloud, transition.source_region.name, transition.source_server_id)
+    dest = _look_for_dest(transition, steps, cloud=cloud)
+    dest_id = dest.id if dest else transition.dest_server_id
+    session = (
+        _session_seen(gateway.session(transition.desktop.key), transition, dest_id)
+        if gateway
+        else None
+    )
+    seen = Seen(
+        now=now,
+        strategy=Strategy(transition.strategy),
+        entered_at=transition.state_entered_at,
+        expires_at=transition.expires_at,
+        source=_server_seen(source),
+        dest=_server_seen(dest),
+        session=session,
+        had_session=transition.had_session,
+        was_dest_used=_was_dest_used(transition, session, done),
+        is_approved=transition.approved_at is not None,
+        is_confirmed=transition.confirmed_at is not None,
+        is_cancel_requested=transition.cancel_requested_at is not None,
+        can_copy_while_attached=cloud.capabilities().copy_while_attached,
+        dest_shortage=_dest_shortage(transition, cloud),
+        is_synced=transition.sync_passes > 0,
+        is_sync_due=_is_sync_due(transition, now),
+        has_final_copy=Command.COPY_FINAL in done,
+        is_migrated_live=Command.LIVE_MIGRATE in done,
+        commit_until=transition.commit_until,
+        keeps_source_as_shadow=transition.keeps_source_as_shadow,
+        has_source_volume=bool(transition.source_volume_id)
+        and Command.DELETE_SOURCE_VOLUME not in done,
+        leftover_shadow=_has_leftover_shadow(transition) and Command.DELETE_OLD_SHADOW not in done,
+        has_copies_to_abandon=Command.ABANDON_COPY not in done
+        and any(s.command in (Command.SYNC_VOLUME, Command.COPY_FINAL) for s in steps.values()),
+        failure=_failure(transition),
+        has_failed=bool(transition.failure),
+    )
+    return Observation(seen=seen, dest_server_id=dest_id)
+
+
+def command_key(transition: Transition, command: Command) -> str:
+    """The key a command carries; a sync pass has its own, every other command happens once."""
+    if command is Command.SYNC_VOLUME:
+        return f"{transition.key}:{command}:{transition.sync_passes + 1}"
+    return f"{transition.key}:{command}"
+
+
+def _look(cloud: Cloud, region: str, server_id: str) -> Server | None:
+    try:
+        return cloud.server(region, server_id)
+    except NotFound:
+        return None
+
+
+def _look_for_dest(
+    transition: Transition, steps: dict[str, Step], *, cloud: Cloud
+) -> Server | None:
+    """The destination server, by its id once known, else by the key it may have been made with."""
+    region = transition.dest_region.name
+    if transition.dest_server_id:
+        return _look(cloud, region, transition.dest_server_id)
+    key = command_key(transition, Command.CREATE_DEST)
+    return cloud.find_server(region, key=key) if key in steps else None
+
+
+def _server_seen(server: Server | None) -> ServerSeen:
+    if server is None:
+        return ServerSeen(Health.ABSENT, is_fenced=True)
+    return ServerSeen(_health(server), is_fenced=server.is_fenced)
+
+
+def _health(server: Server) -> Health:
+    if server.status is ServerStatus.ERROR:
+        return Health.ERROR
+    if server.is_running:
+        return Health.RUNNING
+    if server.is_stopped:
+        return Health.STOPPED
+    return Health.BUSY
+
+
+def _session_seen(session: Session, transition: Transition, dest_id: str) -> SessionSeen:
+    def place(server_id: str | None) -> Place:
+        if server_id and server_id == dest_id:
+            return Place.DEST
+        if server_id == transition.source_server_id:
+            return Place.SOURCE
+        return Place.NOWHERE
+
+    return SessionSeen(
+        points_to=place(session.server_id),
+        is_held=session.is_held,
+        connected_on=place(session.connected_server_id),
+    )
+
+
+def _was_dest_used(transition: Transition, session: SessionSeen | None, done: set[str]) -> bool:
+    """Without a gateway nobody can tell, so a destination that was open counts as used."""
+    if session is None:
+        return Command.UNFENCE_DEST in done
+    return transition.dest_used_at is not None or session.connected_on is Place.DEST
+
+
+def _dest_shortage(transition: Transition, cloud: Cloud) -> str:
+    """Why the destination could not be started over there, or ""; asked once, before preparing."""
+    if transition.state != State.PREPARING:
+        return ""
+    flavor, region = transition.flavor, transition.dest_region.name
+    inventory = cloud.inventory(region)
+    if flavor and flavor.name not in {offered.name for offered in inventory.flavors}:
+        return f"{region} has no flavor {flavor.name}"
+    quota = inventory.quota
+    if quota.servers is not None and quota.servers_used >= quota.servers:
+        return f"the quota of servers in {region} is used up ({quota.servers})"
+    if flavor and quota.vcpus is not None and quota.vcpus_used + flavor.vcpus > quota.vcpus:
+        return f"the quota of vCPUs in {region} leaves no room for {flavor.name}"
+    return ""
+
+
+def _is_sync_due(transition: Transition, now: datetime) -> bool:
+    recommendation, shadow = transition.recommendation, transition.shadow
+    if not (recommendation and recommendation.sync_interval_s and shadow):
+        return False
+    if shadow.recovery_point_at is None or shadow.state != Shadow.State.READY:
+        return False
+    interval = timedelta(seconds=recommendation.sync_interval_s)
+    return now - shadow.recovery_point_at > interval
+
+
+def _has_leftover_shadow(transition: Transition) -> bool:
+    shadow = transition.shadow
+    return bool(
+        shadow
+        and shadow.volume_id
+        and transition.dest_volume_id
+        and shadow.volume_id != transition.dest_volume_id
+    )
+
+
+def _failure(transition: Transition) -> Failure | None:
+    if not transition.failed_attempts:
+        return None
+    return Failure(
+        message=transition.trouble,
+        is_retryable=not transition.trouble_is_final,
+        attempts=transition.failed_attempts,
+    )

@@ -1,0 +1,28 @@
+"""Celery's doors to the services. Losing one of these messages delays work by a sweep."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from celery import shared_task
+from django.utils import timezone
+
+from migration import recovery
+from migration.services import driving, plans
+
+
+@shared_task
+def drive_transition(transition_id: int) -> None:
+    driving.drive_transition(transition_id, owner=f"{socket.gethostname()}:{os.getpid()}")
+
+
+@shared_task
+def sweep_transitions() -> None:
+    for transition_id in recovery.claim_due(now=timezone.now()):
+        drive_transition.delay(transition_id)
+
+
+@shared_task
+def plan_dataset(dataset_id: int) -> None:
+    plans.make_plan(dataset_id=dataset_id, wall=timezone.now())
