@@ -48,11 +48,18 @@ class Pool(models.Model):
         max_digits=12,
         decimal_places=6,
         default=4,
-        help_text="Cost of one active hour at twice the SLO's round trip.",
+        help_text="Cost of one active hour at twice the SLO's round trip; rises with every"
+        " millisecond up to three times this.",
     )
     saturation_penalty_per_hour = models.DecimalField(max_digits=12, decimal_places=6, default=6)
     gravity_penalty_per_hour = models.DecimalField(max_digits=12, decimal_places=6, default=0)
     stall_penalty_per_minute = models.DecimalField(max_digits=12, decimal_places=6, default=1)
+    session_loss_penalty = models.DecimalField(
+        max_digits=12,
+        decimal_places=6,
+        default=2,
+        help_text="Cost of closing somebody's open work, when memory cannot travel.",
+    )
     move_risk = models.DecimalField(
         max_digits=12, decimal_places=6, default="0.25", help_text="Fixed cost of one move."
     )
@@ -128,6 +135,12 @@ class Desktop(models.Model):
     server_id = models.CharField(max_length=64, blank=True)
     volume_id = models.CharField(max_length=64, blank=True)
     volume_bytes = models.BigIntegerField(default=0)
+    used_bytes = models.BigIntegerField(
+        null=True, blank=True, help_text="Of the volume; empty: not measured, all of it counts."
+    )
+    dirty_bytes_per_hour = models.BigIntegerField(
+        null=True, blank=True, help_text="Unique bytes changed in an hour of work, as measured."
+    )
     state = models.CharField(max_length=10, choices=State.choices, default=State.RECORDED)
     moved_at = models.DateTimeField(null=True, blank=True, help_text="Last committed move.")
 
