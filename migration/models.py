@@ -235,14 +235,14 @@ class Transition(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=("desktop",),
-                condition=~Q(state__in=[s.value for s in TERMINAL]),
+                condition=~Q(state__in=sorted(TERMINAL)),
                 name="one_transition_per_desktop",
             ),
         )
         indexes = (
             models.Index(
                 fields=("due_at",),
-                condition=~Q(state__in=[s.value for s in TERMINAL]),
+                condition=~Q(state__in=sorted(TERMINAL)),
                 name="transition_due",
             ),
         )

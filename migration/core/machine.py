@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from desktops.core.cloud import JobState
-
 
 class Strategy(StrEnum):
     """How `VirtualDesktopState` (memory, processor state, data volume) travels."""
@@ -178,8 +176,8 @@ class Seen:
     session : None when the pool has no gateway
     had_session : somebody was connected when the session was held; None before that
     was_dest_used : a session has been seen on the destination at some time
-    sync_copy, final_copy, live_migration : None when not asked for yet
-    has_volume_copy : a finished pass exists at the destination
+    is_synced : a finished pass exists at the destination, and is_sync_due : it is too old
+    has_final_copy : the pass made in the freeze is complete
     leftover_shadow : a destination volume that the final pass superseded still exists
     failure : the newest failure of this state's commands, None after a success
     has_failed : something went wrong on the way; why a cancelled transition was cancelled
@@ -199,10 +197,10 @@ class Seen:
     is_cancel_requested: bool = False
     can_copy_while_attached: bool = True
     dest_shortage: str = ""
-    sync_copy: JobState | None = None
+    is_synced: bool = False
     is_sync_due: bool = False
-    final_copy: JobState | None = None
-    live_migration: JobState | None = None
+    has_final_copy: bool = False
+    is_migrated_live: bool = False
     commit_until: datetime | None = None
     keeps_source_as_shadow: bool = False
     has_source_volume: bool = True
@@ -252,12 +250,17 @@ def _trouble(state: State, seen: Seen) -> Decision | None:
         if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
             return Move(State.ROLLING_BACK, "cancelled on request")
     failure = seen.failure
-    if failure and (not failure.is_retryable or failure.attempts >= MAX_ATTEMPTS):
+    if failure and (not failure.is_retryable or _is_worn_out(state, failure)):
         return _give_up(state, seen, failure.message)
     limit = TIME_LIMITS.get(state)
     if limit is not None and seen.now - seen.entered_at > limit:
         return _give_up(state, seen, f"not finished within {limit}")
     return None
+
+
+def _is_worn_out(state: State, failure: Failure) -> bool:
+    """While another way is open it is taken soon; the last way is tried until its time limit."""
+    return state in BEFORE_CUTOVER | CUTOVER and failure.attempts >= MAX_ATTEMPTS
 
 
 def _give_up(state: State, seen: Seen, reason: str) -> Move:
@@ -266,6 +269,8 @@ def _give_up(state: State, seen: Seen, reason: str) -> Move:
         return _failed(State.CANCELLING, explained)
     if state in CUTOVER and seen.strategy is Strategy.STOP:
         return _failed(State.ROLLING_BACK, explained)
+    if state in CUTOVER and seen.source.health is Health.RUNNING:
+        return _failed(State.FAILED, f"{explained}; the server runs where it was")
     return _failed(State.NEEDS_OPERATOR, explained)
 
 
@@ -292,10 +297,8 @@ def _preparing(seen: Seen) -> Decision:
 def _syncing(seen: Seen) -> Decision:
     if not seen.can_copy_while_attached and seen.source.health is not Health.STOPPED:
         return Move(State.READY, "this cloud copies the volume in the freeze")
-    if seen.sync_copy is JobState.DONE and not seen.is_sync_due:
+    if seen.is_synced and not seen.is_sync_due:
         return Move(State.READY)
-    if seen.sync_copy is JobState.FAILED:
-        return _failed(State.CANCELLING, "the volume could not be copied")
     return Do(Command.SYNC_VOLUME)
 
 
@@ -330,24 +333,12 @@ def _freezing(seen: Seen) -> Decision:
 
 def _copying(seen: Seen) -> Decision:
     if seen.strategy is Strategy.LIVE:
-        return _copying_live(seen)
+        return Move(State.VERIFYING) if seen.is_migrated_live else Do(Command.LIVE_MIGRATE)
     if not _is_out_of_the_way(seen.source):
         return _failed(State.ROLLING_BACK, "somebody started or removed the source during the copy")
-    if seen.final_copy is JobState.DONE:
+    if seen.has_final_copy:
         return Move(State.STARTING)
-    if seen.final_copy is JobState.FAILED:
-        return _failed(State.ROLLING_BACK, "the last pass of the volume failed")
     return Do(Command.COPY_FINAL)
-
-
-def _copying_live(seen: Seen) -> Decision:
-    match seen.live_migration:
-        case JobState.DONE:
-            return Move(State.VERIFYING)
-        case JobState.FAILED:
-            return _failed(State.FAILED, "the live migration failed; the server is where it was")
-        case _:
-            return Do(Command.LIVE_MIGRATE)
 
 
 def _starting(seen: Seen) -> Decision:

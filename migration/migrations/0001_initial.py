@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        ("desktops", "0001_initial"),
+        ("desktops", "0002_events_append_only"),
         ("forecasting", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
@@ -539,7 +539,16 @@ class Migration(migrations.Migration):
             model_name="transition",
             index=models.Index(
                 condition=models.Q(
-                    ("state__in", ["failed", "rolled_back", "cancelled", "done"]), _negated=True
+                    (
+                        "state__in",
+                        [
+                            migration.core.machine.State["CANCELLED"],
+                            migration.core.machine.State["DONE"],
+                            migration.core.machine.State["FAILED"],
+                            migration.core.machine.State["ROLLED_BACK"],
+                        ],
+                    ),
+                    _negated=True,
                 ),
                 fields=["due_at"],
                 name="transition_due",
@@ -549,7 +558,16 @@ class Migration(migrations.Migration):
             model_name="transition",
             constraint=models.UniqueConstraint(
                 condition=models.Q(
-                    ("state__in", ["failed", "rolled_back", "cancelled", "done"]), _negated=True
+                    (
+                        "state__in",
+                        [
+                            migration.core.machine.State["CANCELLED"],
+                            migration.core.machine.State["DONE"],
+                            migration.core.machine.State["FAILED"],
+                            migration.core.machine.State["ROLLED_BACK"],
+                        ],
+                    ),
+                    _negated=True,
                 ),
                 fields=("desktop",),
                 name="one_transition_per_desktop",
