@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import holidays as public_holidays
@@ -16,11 +16,15 @@ from forecasting.errors import InvalidCalendar
 
 @dataclass(frozen=True)
 class Event:
-    """Something irregular: a holiday, a quarter close. Its slots lie in [starts_at, ends_at)."""
+    """Something irregular: a holiday, a quarter close. Its slots lie in [starts_at, ends_at).
+
+    is_day_off : people do as on a Sunday; else only the event's own effect is estimated
+    """
 
     name: str
     starts_at: datetime
     ends_at: datetime
+    is_day_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,13 @@ class Holidays:
 
     names : the events, one per column; a name that comes back is one event happening again
     flags : shape (n_calendars, n_slots + horizon, n_names), past and future slots
+    is_day_off : shape (n_names,), which of them people spend as a Sunday
     calendar : shape (n_series,), the calendar each series follows; None when there is only one
     """
 
     names: tuple[str, ...]
     flags: BoolArray
+    is_day_off: BoolArray
     calendar: IntArray | None = None
 
     def __post_init__(self) -> None:
@@ -42,6 +48,8 @@ class Holidays:
                 f"flags have shape {self.flags.shape}, expected (calendars, slots, "
                 f"{len(self.names)} names)"
             )
+        if self.is_day_off.shape != (len(self.names),):
+            raise InvalidCalendar(f"is_day_off has shape {self.is_day_off.shape}")
         if self.calendar is None and len(self.flags) != 1:
             raise InvalidCalendar(f"{len(self.flags)} calendars, but no series says which it has")
 
@@ -59,11 +67,16 @@ class Holidays:
         """The same for some of the series only."""
         if self.calendar is None:
             return self
-        return Holidays(self.names, self.flags, self.calendar[series])
+        return replace(self, calendar=self.calendar[series])
 
-    def until(self, n_slots: int) -> Holidays:
-        """The same for the first slots only."""
-        return Holidays(self.names, self.flags[:, :n_slots], self.calendar)
+    def between(self, first: int, end: int) -> Holidays:
+        """The same for the slots `first .. end - 1` only."""
+        return replace(self, flags=self.flags[:, first:end])
+
+    def days_off(self, calendar: int) -> BoolArray:
+        """Which slots are days off in a calendar, shape (n_slots + horizon,)."""
+        off: BoolArray = self.flags[calendar][:, self.is_day_off].any(axis=1)
+        return off
 
 
 def country_holidays(
@@ -88,7 +101,7 @@ def country_holidays(
     except NotImplementedError as error:
         raise InvalidCalendar(f"no public holidays are known for {country!r}: {error}") from error
     return [
-        Event(name, _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
+        Event(name, _midnight(day, zone), _midnight(day + timedelta(days=1), zone), is_day_off=True)
         for day, name in sorted(days.items())
         if first <= day <= last
     ]
@@ -118,4 +131,6 @@ def event_flags(
         for event in each:
             inside = (starts >= event.starts_at.timestamp()) & (starts < event.ends_at.timestamp())
             flags[i, inside, column[event.name]] = True
-    return Holidays(names, flags, calendar)
+    day_off_names = {event.name for each in events for event in each if event.is_day_off}
+    is_day_off = np.array([name in day_off_names for name in names], dtype=np.bool_)
+    return Holidays(names, flags, is_day_off, calendar)

@@ -82,24 +82,25 @@ class ProphetFit:
     scale: FloatArray
     log_posterior: FloatArray
 
-    def quantiles(self, levels: Sequence[float]) -> FloatArray:
-        """Quantiles of the future slots, shape (n_series, horizon, n_levels).
+    def quantiles(
+        self, levels: Sequence[float] | FloatArray, *, slots: IntArray | None = None
+    ) -> FloatArray:
+        """Quantiles of some slots, shape (n_series, slots, n_levels); by default of the future.
 
         Analytic: slope changes yet to come (as frequent and as large as those of the past) and
         noise are summed as variances, where Prophet simulates them.
         """
-        future = slice(self.timeline.n_slots, None)
-        parts = self.components(future)
-        mean = np.sum(list(parts.values()), axis=0)
-        spread = np.sqrt(self._trend_variance(future) + self.noise[:, None] ** 2)
+        if slots is None:
+            slots = np.arange(self.timeline.n_slots, len(self.timeline.unix_s))
+        mean = np.sum(list(self.components(slots).values()), axis=0)
+        spread = np.sqrt(self._trend_variance(slots) + self.noise[:, None] ** 2)
         spread *= self.scale[:, None]
         result: FloatArray = mean[:, :, None] + spread[:, :, None] * ndtri(np.asarray(levels))
         return result
 
-    def components(self, slots: slice = slice(None)) -> dict[str, FloatArray]:
+    def components(self, slots: IntArray) -> dict[str, FloatArray]:
         """Trend, each seasonality and holidays, shape (n_series, slots) each, in data units."""
-        n_times = len(self.timeline.unix_s[slots])
-        parts = {name: np.full((len(self.scale), n_times), np.nan) for name in self.columns}
+        parts = {name: np.full((len(self.scale), len(slots)), np.nan) for name in self.columns}
         for number, layout in enumerate(self.layouts):
             members = np.flatnonzero(self.layout_of == number)
             design = _design(layout, self.columns, self.timeline, self.holidays, slots)
@@ -108,13 +109,13 @@ class ProphetFit:
                 parts[name][members] = part * self.scale[members, None]
         return parts
 
-    def _trend_variance(self, future: slice) -> FloatArray:
-        """Variance of the trend from slope changes yet to come, scaled; (n_series, horizon)."""
-        variance = np.zeros((len(self.scale), self.timeline.horizon))
+    def _trend_variance(self, slots: IntArray) -> FloatArray:
+        """Variance of the trend from slope changes yet to come, scaled; (n_series, slots)."""
+        variance = np.zeros((len(self.scale), len(slots)))
         size = np.abs(self.coefficients[:, CHANGES]).sum(axis=1)
         for number, layout in enumerate(self.layouts):
             members = self.layout_of == number
-            ahead = np.maximum(layout.scaled_time(self.timeline.wall_s[future]) - 1.0, 0.0)
+            ahead = np.maximum(layout.scaled_time(self.timeline.wall_s[slots]) - 1.0, 0.0)
             rate = max(len(layout.changepoints), 1)
             # A Poisson stream of Laplace slope changes, each acting from its own time on.
             variance[members] = (2.0 * (size[members] / rate) ** 2 * rate)[:, None] * ahead**3 / 3
@@ -143,10 +144,10 @@ def fit_prophet(
     layout_of = np.full(n_series, -1)
     for number, (members, layout) in enumerate(groups):
         layout_of[members] = number
-        seen = observed[members[0]]
-        design = _design(layout, columns, timeline, holidays, slice(0, timeline.n_slots))[seen]
+        seen = np.flatnonzero(observed[members[0]])
+        design = _design(layout, columns, timeline, holidays, seen)
         gram[members] = design.T @ design
-        moment[members] = values[np.ix_(members, np.flatnonzero(seen))] @ design
+        moment[members] = values[np.ix_(members, seen)] @ design
 
     coefficients = np.full((n_series, n_columns), np.nan)
     noise = np.full(n_series, np.nan)
@@ -224,7 +225,7 @@ def _design(
     columns: dict[str, slice],
     timeline: Timeline,
     holidays: Holidays | None,
-    slots: slice,
+    slots: IntArray,
 ) -> FloatArray:
     """The regressors of some slots, shape (slots, n_columns)."""
     seconds = timeline.wall_s[slots]
@@ -298,7 +299,8 @@ def _maximise_posterior(
         if (settled & (gap[:, 0] <= 1e-9 * penalty * LAPLACE_SCALE)).all():
             break
         stretch = (variance / previous)[:, None]
-        penalty, up_dual, down_dual = variance / LAPLACE_SCALE, up_dual * stretch, down_dual * stretch
+        up_dual, down_dual = up_dual * stretch, down_dual * stretch
+        penalty = variance / LAPLACE_SCALE
 
     noise = np.sqrt(variance)
     log_posterior = (

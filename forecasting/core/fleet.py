@@ -1,0 +1,280 @@
+"""Numbers in, quantiles out: the demand forecast of a whole fleet.
+
+Several engines that fail in different ways (batched Prophet, and quantiles of comparable hours
+under different habits of remembering) each forecast every series. They are averaged quantile by
+quantile with weights learned at past origins, first for the fleet, then leaning to what served
+the single series (`combination`), and the spread is corrected so that past intervals would have
+covered what they promised (`calibration`). Every step is relative to a series' own scale, sees
+nothing past the origin it forecasts from, and treats all series alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.calendar import Holidays
+from forecasting.core.calibration import learn_factors, stretch
+from forecasting.core.combination import combine, learn_weights
+from forecasting.core.prophet import fit_prophet
+from forecasting.core.seasonal import HABITS, habit_quantiles
+from forecasting.core.timeline import Timeline
+from forecasting.errors import InvalidCalendar, InvalidHistory
+
+BACKTEST_LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+# What is known of the next hours differs in kind from what is known of the next days.
+BAND_ENDS_H = (6.0, 24.0, np.inf)
+LEADS_PER_BAND = 5
+BACKTEST_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+PROPHET_REFIT_DAYS = 4
+SERIES_AT_ONCE = 512
+
+
+def forecast_fleet(
+    history: ArrayLike,
+    *,
+    start: datetime,
+    step: timedelta,
+    horizon: int,
+    levels: Sequence[float],
+    holidays: Holidays | None = None,
+) -> FloatArray:
+    """Forecast quantiles of every series.
+
+    history : shape (n_series, n_slots), any unit, NaN where missing. A series that follows
+        another clock than the rest, or has missing slots at either end, is welcome.
+    start : aware beginning of slot 0; its zone is the wall clock that rhythms follow
+    step : length of a slot
+    horizon : slots to forecast after the last
+    levels : quantile levels in (0, 1), in any order
+    holidays : events by slot, past and future; see `calendar.event_flags`
+
+    Returns shape (n_series, horizon, n_levels), in the unit of the history: non-decreasing in
+    level, never below zero for a series that never was. A series without a single observation is
+    NaN throughout: nothing is known of it, and the caller decides what stands in (its pool, for
+    one). A constant series is forecast to stay what it is. The result is a function of the
+    arguments alone; the order of the series does not matter, and multiplying a series multiplies
+    its forecast.
+
+    Raises InvalidHistory for arguments that make no sense, naming the first offender.
+    """
+    values = _checked_history(history)
+    level = _checked_levels(levels)
+    timeline = Timeline(start, step, values.shape[1], horizon)
+    if holidays and holidays.flags.shape[1] != values.shape[1] + horizon:
+        raise InvalidCalendar(
+            f"holidays cover {holidays.flags.shape[1]} slots, history and horizon have "
+            f"{values.shape[1]} + {horizon}"
+        )
+    # The median is always among them: the spread is measured from it.
+    rising = np.unique(np.append(level, 0.5))
+    result = np.full((len(values), horizon, len(level)), np.nan)
+    known = np.flatnonzero(np.isfinite(values).any(axis=1))
+    if len(known) and horizon and len(level):
+        scale = _power_of_two(values[known])
+        some = holidays.take(known) if holidays else None
+        quantiles = _forecast_known(values[known] / scale, timeline, rising, some)
+        result[known] = quantiles[:, :, np.searchsorted(rising, level)] * scale[:, :, None]
+    return result
+
+
+def _checked_history(history: ArrayLike) -> FloatArray:
+    values = np.asarray(history, dtype=np.float64)
+    if values.ndim != 2:
+        raise InvalidHistory(f"history has shape {values.shape}, expected (n_series, n_slots)")
+    infinite = np.argwhere(np.isinf(values))
+    if len(infinite):
+        series, slot = infinite[0]
+        raise InvalidHistory(f"history of series {series} is infinite at slot {slot}")
+    return values
+
+
+def _checked_levels(levels: Sequence[float]) -> FloatArray:
+    level = np.asarray(levels, dtype=np.float64)
+    if level.ndim != 1 or not ((level > 0) & (level < 1)).all():
+        raise InvalidHistory(f"levels {levels!r} are not all between 0 and 1")
+    return level
+
+
+def _power_of_two(values: FloatArray) -> FloatArray:
+    """Per series, a number of the size of its largest value; dividing by it rounds nothing."""
+    largest = np.nanmax(np.abs(values), axis=1, keepdims=True)
+    _, exponent = np.frexp(largest)
+    scale: FloatArray = np.where(largest > 0, np.ldexp(1.0, exponent - 1), 1.0)
+    return scale
+
+
+def _forecast_known(
+    values: FloatArray, timeline: Timeline, levels: FloatArray, holidays: Holidays | None
+) -> FloatArray:
+    """As `forecast_fleet`, for series with at least one observation and rising levels."""
+    trial = _Trial.of(timeline)
+    actual = _observed_at(values, trial)
+    said = np.concatenate(
+        [
+            _members(values[some], timeline, _of(holidays, some), trial, BACKTEST_LEVELS)
+            for some in _pieces(len(values))
+        ],
+        axis=1,
+    )
+    weights = np.empty((len(values), timeline.horizon, said.shape[0]))
+    factors = np.ones((len(values), timeline.horizon, len(BACKTEST_LEVELS)))
+    for band in np.unique(trial.band_of_slot):
+        cases = trial.nearest_band(band)
+        here = np.ix_(np.arange(len(values)), np.flatnonzero(trial.band_of_slot == band))
+        happened = actual[:, :, cases].reshape(len(values), -1)
+        heard = said[:, :, :, cases].reshape(*said.shape[:2], -1, len(BACKTEST_LEVELS))
+        weight = learn_weights(happened, heard, levels=BACKTEST_LEVELS)
+        mixed = combine(heard, weight)
+        weights[here] = weight[:, None]
+        factors[here] = learn_factors(happened, mixed, levels=BACKTEST_LEVELS)[:, None]
+
+    now = _Trial.now(timeline)
+    result = np.empty((len(values), timeline.horizon, len(levels)))
+    for some in _pieces(len(values)):
+        members = _members(values[some], timeline, _of(holidays, some), now, levels)[:, :, 0]
+        mixed = combine(members, weights[some])
+        mixed = stretch(mixed, factors[some], at=BACKTEST_LEVELS, levels=levels)
+        result[some] = _plausible(mixed, values[some], levels)
+    return result
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Origins in days before the end, and the leads at each that are forecast."""
+
+    days_back: tuple[int, ...]
+    leads: IntArray
+    band_of_lead: IntArray
+    band_of_slot: IntArray
+    slots_per_day: int
+    n_slots: int
+
+    @classmethod
+    def now(cls, timeline: Timeline) -> _Trial:
+        leads = np.arange(1, timeline.horizon + 1)
+        return cls((0,), leads, leads * 0, leads * 0, timeline.slots_per_day, timeline.n_slots)
+
+    @classmethod
+    def of(cls, timeline: Timeline) -> _Trial:
+        """Past origins to learn from: at most half the history is spent on being wrong about."""
+        per_day = timeline.slots_per_day or 1
+        longest = timeline.n_slots // (2 * per_day)
+        reach = -(-timeline.horizon // per_day)
+        days = tuple(d for d in BACKTEST_DAYS if d <= longest and (d <= 10 or reach > 1))
+        band = np.searchsorted(
+            BAND_ENDS_H, np.arange(1, timeline.horizon + 1) * timeline.step_s / 3600 - 1e-9
+        )
+        leads = [
+            lead
+            for each in np.unique(band)
+            for lead in _spread(np.flatnonzero(band == each) + 1, LEADS_PER_BAND)
+        ]
+        chosen = np.array(leads, dtype=np.int64)
+        return cls(days, chosen, band[chosen - 1], band, per_day, timeline.n_slots)
+
+    def nearest_band(self, band: int) -> IntArray:
+        """Which leads to learn a band from: its own if any was observed, else the nearest's."""
+        seen = self.leads <= self.slots_per_day * max(self.days_back, default=0)
+        candidates = self.band_of_lead[seen]
+        if not len(candidates):
+            return np.flatnonzero(self.band_of_lead == band)
+        nearest = candidates[np.argmin(np.abs(candidates - band))]
+        return np.flatnonzero(self.band_of_lead == nearest)
+
+
+def _spread(values: IntArray, count: int) -> IntArray:
+    """At most `count` of the values, evenly spread."""
+    where = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64)
+    return values[where]
+
+
+def _pieces(n_series: int) -> list[IntArray]:
+    return np.array_split(np.arange(n_series), -(-n_series // SERIES_AT_ONCE))
+
+
+def _of(holidays: Holidays | None, series: IntArray) -> Holidays | None:
+    return holidays.take(series) if holidays else None
+
+
+def _observed_at(values: FloatArray, trial: _Trial) -> FloatArray:
+    """What followed each past origin, shape (n_series, n_origins, n_leads); NaN if not yet."""
+    back = np.array(trial.days_back, dtype=np.int64)[:, None] * trial.slots_per_day
+    slot = trial.n_slots - back + trial.leads - 1
+    known = slot < trial.n_slots
+    result: FloatArray = np.where(known, values[:, np.where(known, slot, 0)], np.nan)
+    return result
+
+
+def _members(
+    values: FloatArray,
+    timeline: Timeline,
+    holidays: Holidays | None,
+    trial: _Trial,
+    levels: FloatArray,
+) -> FloatArray:
+    """What every engine says, shape (n_members, n_series, n_origins, n_leads, n_levels)."""
+    calendar = holidays.calendar_of(len(values)) if holidays else np.zeros(len(values), np.int64)
+    shape = (len(values), len(trial.days_back), len(trial.leads), len(levels))
+    said = np.full((1 + len(HABITS), *shape), np.nan)
+    said[0] = _prophet(values, timeline, holidays, trial, levels)
+    for each in np.unique(calendar):
+        some = np.flatnonzero(calendar == each)
+        for number, habit in enumerate(HABITS):
+            said[1 + number, some] = habit_quantiles(
+                values[some],
+                timeline=timeline,
+                habit=habit,
+                days_off=holidays.days_off(each) if holidays else None,
+                days_back=trial.days_back,
+                leads=trial.leads,
+                levels=levels,
+            )
+    return _within_reach(said, values)
+
+
+def _prophet(
+    values: FloatArray,
+    timeline: Timeline,
+    holidays: Holidays | None,
+    trial: _Trial,
+    levels: FloatArray,
+) -> FloatArray:
+    """Batched Prophet at each origin, refitted every few days (its trend does not hurry)."""
+    shape = (len(values), len(trial.days_back), len(trial.leads), len(levels))
+    said = np.full(shape, np.nan)
+    fitted_at = {
+        back: -(-back // PROPHET_REFIT_DAYS) * PROPHET_REFIT_DAYS for back in trial.days_back
+    }
+    for fit_back in sorted(set(fitted_at.values())):
+        n_known = timeline.n_slots - fit_back * trial.slots_per_day
+        if n_known < 2 or not len(trial.leads):
+            continue
+        ahead = fit_back * trial.slots_per_day + timeline.horizon
+        past = Timeline(timeline.start, timeline.step, n_known, ahead)
+        fit = fit_prophet(values[:, :n_known], timeline=past, holidays=holidays)
+        for number, back in enumerate(trial.days_back):
+            if fitted_at[back] == fit_back:
+                late = (fit_back - back) * trial.slots_per_day
+                said[:, number] = fit.quantiles(levels, slots=n_known + late + trial.leads - 1)
+    return said
+
+
+def _within_reach(quantiles: FloatArray, values: FloatArray) -> FloatArray:
+    """No lower than zero where the history is not, no further out than its own range again."""
+    low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+    span = high - low
+    floor = np.where(low >= 0, np.maximum(low - span, 0.0), low - span)
+    return np.clip(quantiles, floor[:, None, None, None], (high + span)[:, None, None, None])
+
+
+def _plausible(quantiles: FloatArray, values: FloatArray, levels: FloatArray) -> FloatArray:
+    """Fill what no engine could say, and keep what stretching may not break."""
+    overall = np.nanquantile(values, levels, axis=1).T[:, None, :]
+    filled = np.where(np.isfinite(quantiles), quantiles, overall)
+    return _within_reach(filled[:, None], values)[:, 0]

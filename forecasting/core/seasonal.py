@@ -1,0 +1,151 @@
+"""Quantiles drawn from what happened at comparable hours before.
+
+A habit says which past slots are comparable to a future one (the same hour of the day, nearby
+hours, the same kind of day) and how fast they are forgotten. Its forecast is the weighted
+empirical quantile of the values seen there, or, when the habit follows a level, of how far the
+values strayed from the level known a given time before. Nothing is assumed about the shape of
+the distribution, so zeros stay zeros, spikes stay rare and nothing falls below what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.timeline import DAY_S, Timeline
+
+SUNDAY = 6
+
+
+@dataclass(frozen=True)
+class Habit:
+    """Which past slots count, and how much.
+
+    half_life_days : age at which a past day counts half
+    neighbours : slots before and after the same clock time that count too, at half weight
+    other_weekday, other_day_type : weight of days of another weekday (Tuesday for a Monday), and
+        of a working day for a day of the weekend or the other way round
+    level_half_life_h : half-life of the running level the habit follows; None to follow none
+    """
+
+    name: str
+    half_life_days: float
+    neighbours: int
+    other_weekday: float = 1.0
+    other_day_type: float = 1.0
+    level_half_life_h: float | None = None
+
+
+HABITS = (
+    Habit("recent days", 4.0, 0),
+    Habit("kind of day", 14.0, 1, 1.0, 0.1),
+    Habit("hour of week", 28.0, 1, 0.1, 0.03),
+    Habit("fast level", 14.0, 1, 1.0, 0.3, level_half_life_h=3.0),
+    Habit("slow level", 28.0, 1, 0.3, 0.1, level_half_life_h=24.0),
+)
+
+
+def habit_quantiles(
+    history: FloatArray,
+    *,
+    timeline: Timeline,
+    habit: Habit,
+    days_off: BoolArray | None = None,
+    days_back: Sequence[int] = (0,),
+    leads: IntArray,
+    levels: FloatArray,
+) -> FloatArray:
+    """Forecast quantiles, as they would have been at origins whole days before the end.
+
+    history : shape (n_series, n_slots), NaN where missing
+    days_off : shape (n_slots + horizon,), slots spent as a Sunday
+    days_back : origins, in days before the last slot; 0 is now
+    leads : slots ahead of the origin, from 1
+    levels : quantile levels in (0, 1)
+
+    Returns shape (n_series, n_origins, n_leads, n_levels). Where an origin knows no comparable
+    slot the quantiles are NaN.
+    """
+    n_series, n_slots = history.shape
+    per_day = timeline.slots_per_day or 1
+    result = np.full((n_series, len(days_back), len(leads), len(levels)), np.nan)
+    n_days = -(-n_slots // per_day)
+    if n_slots == 0 or n_series == 0:
+        return result
+    offsets = np.arange(-habit.neighbours, habit.neighbours + 1) if timeline.slots_per_day else [0]
+    day, offset = (grid.ravel() for grid in np.meshgrid(np.arange(1, n_days + 1), offsets))
+    level = _running_level(history, timeline, habit.level_half_life_h)
+    weekday = timeline.weekday.copy()
+    if days_off is not None:
+        weekday[days_off] = SUNDAY
+    age_weight = 0.5 ** (day * per_day * timeline.step_s / DAY_S / habit.half_life_days)
+    closeness = np.where(offset == 0, 1.0, 0.5)
+
+    for i, lead in enumerate(leads):
+        slot = n_slots - per_day * day + (lead - 1) + offset
+        known = (slot >= 0) & (slot < n_slots)
+        # A level habit needs the level at the origin of each past error.
+        known &= n_slots - per_day * day >= (1 if level is not None else -per_day)
+        slots, days = slot[known], day[known]
+        if not len(slots):
+            continue
+        past = history[:, slots]
+        if level is not None:
+            past = past - level[:, n_slots - per_day * days]
+        order = np.argsort(past, axis=1)  # NaN last
+        ranked = np.take_along_axis(past, order, axis=1)
+        seen = np.isfinite(ranked)
+        for b, back in enumerate(days_back):
+            target = n_slots - per_day * back + lead - 1
+            weight = age_weight[known] * closeness[known]
+            weight *= _day_likeness(weekday[slots], int(weekday[target]), habit)
+            weight[slots >= n_slots - per_day * back] = 0.0
+            quantile = _weighted_quantiles(ranked, weight[order] * seen, levels)
+            if level is not None:
+                quantile += level[:, n_slots - per_day * back, None]
+            result[:, b, i] = quantile
+    return result
+
+
+def _day_likeness(weekdays: IntArray, target: int, habit: Habit) -> FloatArray:
+    same_type = (weekdays >= 5) == (target >= 5)
+    other = np.where(same_type, habit.other_weekday, habit.other_day_type)
+    likeness: FloatArray = np.where(weekdays == target, 1.0, other)
+    return likeness
+
+
+def _weighted_quantiles(ranked: FloatArray, weight: FloatArray, levels: FloatArray) -> FloatArray:
+    """Smallest value at or below which at least `level` of the weight lies; (n, n_levels).
+
+    ranked, weight : shape (n, m), values in rising order; a weight of 0 leaves a value out
+    """
+    mass = np.cumsum(weight, axis=1)
+    total = mass[:, -1]
+    rank = np.empty((len(ranked), len(levels)), dtype=np.int64)
+    for i, level in enumerate(levels):
+        rank[:, i] = (mass < (level * (1 - 1e-12) * total)[:, None]).sum(axis=1)
+    quantiles = np.take_along_axis(ranked, np.minimum(rank, ranked.shape[1] - 1), axis=1)
+    quantiles[total <= 0] = np.nan
+    return quantiles
+
+
+def _running_level(
+    history: FloatArray, timeline: Timeline, half_life_h: float | None
+) -> FloatArray | None:
+    """Exponentially weighted mean of all slots before each slot; (n_series, n_slots + 1)."""
+    if half_life_h is None:
+        return None
+    keep = 0.5 ** (timeline.step_s / 3600 / half_life_h)
+    n_series, n_slots = history.shape
+    level = np.full((n_slots + 1, n_series), np.nan)
+    total, mass = np.zeros(n_series), np.zeros(n_series)
+    seen = np.isfinite(history)
+    values = np.where(seen, history, 0.0)
+    for slot in range(n_slots):
+        total = keep * total + values[:, slot]
+        mass = keep * mass + seen[:, slot]
+        np.divide(total, mass, out=level[slot + 1], where=mass > 1e-200)
+    return level.T
