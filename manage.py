@@ -7,6 +7,11 @@ import sys
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+    if sys.argv[1:2] == ["demo"]:
+        # The demo decides the settings, so it runs before Django reads them.
+        from webapp.demo import main as run_demo
+
+        sys.exit(run_demo(sys.argv[2:]))
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
-
 from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.models import Group
 from django.http import HttpRequest
 
 from webapp.models import User
 
 
-def issue_one_time_password(*, user: User) -> str:
-    """Give `user` a new random password that works for one sign-in, and return it."""
-    password = secrets.token_urlsafe(12)
-    user.set_password(password)
+def make_administrator(*, username: str, password: str) -> User:
+    """An account that may do everything; `password` works for one sign-in."""
+    user, _ = User.objects.get_or_create(username=username)
+    user.is_active = user.is_staff = user.is_superuser = True
     user.has_one_time_password = True
-    user.save(update_fields=["password", "has_one_time_password"])
-    return password
+    user.set_password(password)
+    user.save()
+    user.groups.set(Group.objects.all())
+    return user
 
 
 def spend_one_time_password(*, request: HttpRequest, user: User) -> None:

@@ -90,6 +90,11 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
+    @property
+    def status(self) -> int | None:
+        """The exit status once reaped."""
+        return self._process.returncode if self._process else None
+
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self.is_running():
             self._process.send_signal(number)

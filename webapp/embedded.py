@@ -190,21 +190,16 @@ class Embedded:
             child = waiting[0][0]
             log = self.log_dir / f"{child.name}.log"
             if not child.is_running():
-                raise EmbeddedError(f"{child.name} did not start: {_last_line(log)} ({log})")
+                raise EmbeddedError(f"{child.name} did not start: {last_line(log)} ({log})")
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"{child.name} is not ready after {timeout_s:.0f} s ({log}).")
             time.sleep(POLL_S)
 
     def _make_folders(self) -> None:
-        # Root's servers run as somebody else and must pass the data directory.
-        mode = 0o711 if os.geteuid() == 0 else 0o700
-        for folder in (self.data_dir, self.folder):
-            if not folder.exists():
-                folder.mkdir(parents=True)
-                folder.chmod(mode)
+        make_data_folder(self.data_dir)
+        if not self.folder.exists():
+            self.folder.mkdir(mode=0o700)
         self.log_dir.mkdir(mode=0o700, exist_ok=True)
-        if not os.access(self.data_dir, os.W_OK | os.X_OK):
-            raise PermissionError(13, "permission denied", str(self.data_dir))
 
     def _choose_identity(self) -> Identity:
         if os.geteuid() != 0:
@@ -383,6 +378,19 @@ class Embedded:
         return answer == b"+OK\r\n+PONG\r\n"
 
 
+def make_data_folder(folder: Path) -> None:
+    """Make the data directory if it is not there, and see that we can write to it."""
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            # Root's servers run as somebody else and must pass this folder.
+            folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    except OSError as error:
+        raise EmbeddedError(f"Cannot make the folder {folder}: {error.strerror}.") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise EmbeddedError(f"Cannot write to the folder {folder}.")
+
+
 def write_private(file: Path, text: str) -> None:
     """Write `file` so that only its owner can ever read it, at once or not at all."""
     unfinished = file.with_name(f"{file.name}.unfinished")
@@ -400,7 +408,7 @@ def _runs_in(pid: int, folder: Path) -> bool:
         return False
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     with contextlib.suppress(OSError):
         lines = log.read_text("utf-8", "replace").strip().splitlines()
         if lines:

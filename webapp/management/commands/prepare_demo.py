@@ -1,0 +1,35 @@
+"""Migrate, seed and give the demo's administrator a new password. The demo runs this."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from webapp.accounts import make_administrator
+
+SEEDED = settings.DATA_DIR / "seeded"
+
+
+def has_migrations_to_apply() -> bool:
+    executor = MigrationExecutor(connection)
+    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+class Command(BaseCommand):
+    help = __doc__
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if has_migrations_to_apply():
+            self.stdout.write("Making the tables ...")
+            call_command("migrate", verbosity=0, interactive=False)
+        if not SEEDED.exists():
+            call_command("seed_demo")
+            SEEDED.touch()
+        make_administrator(username="admin", password=os.environ["DEMO_PASSWORD"])
