@@ -90,6 +90,11 @@ def differing_bytes(m: Moment, volume: sqlite3.Row, wanted: str, held: str) -> i
     return None
 
 
+def written_over_bytes(m: Moment, volume: sqlite3.Row, version: str) -> int:
+    """Blocks that servers wrote to since the volume came to be, in bytes."""
+    return unique_dirty_bytes(volume, _stored(m, version).run_ms)
+
+
 def unique_dirty_bytes(volume: sqlite3.Row, run_ms: int) -> int:
     """Blocks written at least once in `run_ms`, in bytes: rises at the dirtying rate, then
     flattens towards the working set, as writes hit what is dirty already.

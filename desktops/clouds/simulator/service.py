@@ -12,6 +12,7 @@ import json
 import sys
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -45,6 +46,11 @@ class Service(ThreadingHTTPServer):
         self.simulation = simulation
         self.token = token
         super().__init__((LOOPBACK, port), _Handler)
+
+    def server_bind(self) -> None:
+        """As the base class, without its look-up of this host's name, which may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     @property
     def url(self) -> str:

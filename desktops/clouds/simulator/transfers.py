@@ -12,7 +12,7 @@ import sqlite3
 from typing import Any
 
 from desktops.clouds.simulator import timing
-from desktops.clouds.simulator.content import differing_bytes, keep_content
+from desktops.clouds.simulator.content import differing_bytes, keep_content, written_over_bytes
 from desktops.clouds.simulator.errors import BadRequest
 from desktops.clouds.simulator.faults import effect_fault
 from desktops.clouds.simulator.moment import Moment
@@ -277,12 +277,15 @@ def _bytes_to_send(m: Moment, row: sqlite3.Row) -> int:
             size: int = source["size_bytes"]
             return min(differing, size)
     used: int = source["used_bytes"]
-    here = m.row(
+    image = m.row(
         "SELECT size_bytes FROM images WHERE region = ? AND name = ?",
         row["dest_region"],
         source["image"],
     )
-    return used if here is None else max(0, used - here["size_bytes"])
+    if image is None:
+        return used
+    # What the image brings is there already, except where it has been written over since.
+    return min(used, used - image["size_bytes"] + written_over_bytes(m, source, row["content"]))
 
 
 # Sharing a link.
