@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import django
 import pytest
 
 from webapp.embedded import Embedded
@@ -36,6 +37,8 @@ def _choose_servers() -> None:
 
 
 _choose_servers()
+# Test modules import models, and pytest-django looked for the settings before this file set them.
+django.setup()
 
 
 def pytest_unconfigure() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from desktops.core.cloud import Cloud, JobState, NotFound, ServerSpec, VolumeCopy
-from migration.core.gateway import Gateway
+from migration.core.gateway import Gateway, Target
 from migration.core.machine import Command
 from migration.errors import PassFailed
 from migration.models import Transition
@@ -26,7 +26,7 @@ class Order:
     key: str
     dest_server_id: str
     cloud: Cloud
-    gateway: Gateway | None
+    gateway: Gateway
     token: int
 
     @property
@@ -89,7 +89,6 @@ def _copy_final(order: Order) -> Result:
 
 
 def _hold_session(order: Order) -> None:
-    assert order.gateway is not None
     order.gateway.hold(order.transition.desktop.key, token=order.token)
 
 
@@ -102,10 +101,7 @@ def _point_session_back(order: Order) -> None:
 
 
 def _point(order: Order, region: str, server_id: str) -> None:
-    assert order.gateway is not None
-    order.gateway.point(
-        order.transition.desktop.key, region=region, server_id=server_id, token=order.token
-    )
+    order.gateway.point(order.transition.desktop.key, Target(region, server_id), token=order.token)
 
 
 def _stop_source(order: Order) -> None:

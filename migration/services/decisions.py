@@ -10,9 +10,10 @@ import secrets
 from datetime import datetime
 from typing import Any
 
+from celery import current_app
 from django.contrib.auth.models import AbstractUser
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Max
 
 from desktops import events
 from desktops.errors import NotPermitted
@@ -20,10 +21,11 @@ from desktops.models import Desktop
 from desktops.selectors import pools_for
 from migration.core.machine import BEFORE_CUTOVER, CUTOVER, TERMINAL, State, Strategy
 from migration.errors import NotDecidable, NotPossible
-from migration.models import Decision, Recommendation, Transition
+from migration.models import Decision, Recommendation, Shadow, Transition
 
 APPROVE = "migration.approve_transition"
 OPERATE = "migration.operate_transition"
+DOORBELL = "migration.tasks.drive_transition"
 
 
 def approve_recommendation(
@@ -132,6 +134,11 @@ def start_transition(
         source_region_id=recommendation.source_region_id,
         dest_region_id=recommendation.dest_region_id,
         flavor_id=recommendation.flavor_id or desktop.flavor_id,
+        shadow=Shadow.objects.filter(
+            desktop=desktop,
+            region_id=recommendation.dest_region_id,
+            state=Shadow.State.READY,
+        ).first(),
         keeps_source_as_shadow=recommendation.keeps_source_as_shadow,
         source_server_id=desktop.server_id,
         source_volume_id=desktop.volume_id,
@@ -143,6 +150,8 @@ def start_transition(
         state_entered_at=at,
         created_at=at,
         due_at=at,
+        # Gateways refuse a token older than any they saw for this desktop, in any transition.
+        lease_token=desktop.transitions.aggregate(newest=Max("lease_token"))["newest"] or 0,
     )
     _report_decision(recommendation, actor, at, transition_id=row.pk)
     _record(row, kind="transition.ordered", actor=actor, at=at)
@@ -151,10 +160,8 @@ def start_transition(
 
 
 def ring(row: Transition) -> None:
-    """Send for a worker once this is committed; a sweep would find the row anyway."""
-    from migration.tasks import drive_transition
-
-    drive_transition.delay_on_commit(row.pk)
+    """Send for a worker once this is committed; without a broker, a sweep finds the row."""
+    transaction.on_commit(lambda: current_app.send_task(DOORBELL, args=[row.pk]), robust=True)
 
 
 def _recommendation(recommendation_id: int, actor: AbstractUser) -> Recommendation:

@@ -65,7 +65,7 @@ def drive_transition(
     clock: Clock = timezone.now,
     sleep: Callable[[float], None] = time.sleep,
     clouds: Callable[[str], Cloud] = get_cloud,
-    gateways: Callable[[str], Gateway | None] = get_gateway,
+    gateways: Callable[[str], Gateway] = get_gateway,
 ) -> None:
     """Take the lease and bring the transition as far as it goes now. Safe to call at any time
     and from anywhere: without the lease, or after the end, it does nothing."""
@@ -93,7 +93,7 @@ def take_turn(
     lease: Lease,
     *,
     clouds: Callable[[str], Cloud],
-    gateways: Callable[[str], Gateway | None],
+    gateways: Callable[[str], Gateway],
 ) -> Pause | None:
     """One observation and one decision carried out. None: go on at once."""
     transition = _load(lease.transition_id)
@@ -136,7 +136,7 @@ def _carry_out(
     observation: Observation,
     *,
     cloud: Cloud,
-    gateway: Gateway | None,
+    gateway: Gateway,
 ) -> Pause | None:
     match decision:
         case Move():

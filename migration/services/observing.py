@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from desktops.core.cloud import Cloud, NotFound, Server, ServerStatus
-from migration.core.gateway import Gateway, Session
+from migration.core.gateway import Gateway, Session, Target
 from migration.core.machine import (
     Command,
     Failure,
@@ -30,7 +30,7 @@ class Observation:
 
 
 def observe(
-    transition: Transition, *, cloud: Cloud, gateway: Gateway | None, now: datetime
+    transition: Transition, *, cloud: Cloud, gateway: Gateway, now: datetime
 ) -> Observation:
     """Look at everything the next decision depends on. Raises CloudError; changes nothing."""
     steps = {step.key: step for step in transition.steps.all()}
@@ -40,7 +40,7 @@ def observe(
     dest_id = dest.id if dest else transition.dest_server_id
     session = (
         _session_seen(gateway.session(transition.desktop.key), transition, dest_id)
-        if gateway
+        if gateway.sees_sessions
         else None
     )
     seen = Seen(
@@ -117,17 +117,18 @@ def _health(server: Server) -> Health:
 
 
 def _session_seen(session: Session, transition: Transition, dest_id: str) -> SessionSeen:
-    def place(server_id: str | None) -> Place:
-        if server_id and server_id == dest_id:
+    def place(target: Target | None) -> Place:
+        if target is None:
+            return Place.NOWHERE
+        if target.server_id == dest_id:
             return Place.DEST
-        if server_id == transition.source_server_id:
-            return Place.SOURCE
-        return Place.NOWHERE
+        is_source = target.server_id == transition.source_server_id
+        return Place.SOURCE if is_source else Place.NOWHERE
 
     return SessionSeen(
-        points_to=place(session.server_id),
+        points_to=place(session.points_to),
         is_held=session.is_held,
-        connected_on=place(session.connected_server_id),
+        connected_on=place(session.connected_on),
     )
 
 

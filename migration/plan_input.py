@@ -1,0 +1,377 @@
+"""Everything the planner needs, read from the tables and the clouds into its arrays.
+
+One query per kind of row; nothing is read per desktop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+import numpy as np
+
+from desktops.core.cloud import Cloud, Quota
+from desktops.models import (
+    Dataset,
+    Desktop,
+    Flavor,
+    FlavorPrice,
+    Pool,
+    Region,
+    RegionLink,
+    RoundTrip,
+    Site,
+)
+from forecasting.models import Generation, ResourceDemandProfile
+from migration.core.inputs import (
+    NOT_OFFERED,
+    FleetInput,
+    PoolPolicy,
+    Strategy,
+    Tier,
+    WorldTables,
+)
+from migration.core.machine import TERMINAL
+from migration.core.machine import Strategy as Way
+from migration.core.slo import FloatArray, IntArray, Slo
+from migration.errors import NotPossible
+from migration.models import Shadow, Transition
+
+MICROS = 1_000_000
+HOURS_PER_MONTH = 730
+QUOTAS = ("servers", "vcpus", "memory", "volumes")
+
+# What a user waits for beside the bytes: guest shutdown, detach, boot and sign-in. Measured on
+# the simulated cloud and the two-region lab it is 40 to 90 s; priced at the upper end.
+STOP_STALL_S = 90.0
+# Until a desktop's own rate has been measured: what an office desktop dirties in an hour of work,
+# and the share of its volume that is rewritten over and over.
+ASSUMED_DIRTY_BYTES_PER_HOUR = 400_000_000
+ASSUMED_WORKING_SET_RATIO = 0.08
+# A round trip nobody measured or entered, to a place without coordinates: as far as it gets.
+FARTHEST_RTT_MS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInput:
+    """The planner's arrays, and the rows that their indices stand for."""
+
+    desktops: Sequence[Desktop]
+    pools: Sequence[Pool]
+    regions: Sequence[Region]
+    flavors: Sequence[Flavor]
+    sites: Sequence[Site]
+    fleet: FleetInput
+    tables: WorldTables
+    policies: Sequence[PoolPolicy]
+
+
+def read_plan_input(
+    dataset: Dataset,
+    generation: Generation,
+    *,
+    wall: datetime,
+    clouds: Callable[[str], Cloud],
+    sample_paths: Callable[[Sequence[Desktop], Sequence[Site]], np.ndarray | None],
+) -> PlanInput:
+    """The desktops of the data set that can be moved now, as the planner's input.
+
+    sample_paths : joint paths (n, K, T) of site indices for these desktops' people, or None
+    Raises NotPossible when prices are not all in one currency, CloudError when quota is unknown.
+    """
+    desktops = _plannable(dataset)
+    pools = list(Pool.objects.filter(dataset=dataset).prefetch_related("residency").order_by("pk"))
+    cloud_names = {d.region.cloud for d in desktops if d.region}
+    regions = list(Region.objects.filter(cloud__in=cloud_names).order_by("pk"))
+    flavors = list(Flavor.objects.filter(cloud__in=cloud_names).order_by("pk"))
+    sites = list(Site.objects.order_by("code"))
+    _require_one_currency(pools, regions)
+    tables = _tables(pools, regions, flavors, sites, clouds=clouds)
+    fleet = _fleet(desktops, generation, pools, regions, flavors, sites, tables, wall=wall)
+    paths = sample_paths(desktops, sites) if desktops else None
+    if paths is not None:
+        fleet = FleetInput(
+            **{name: getattr(fleet, name) for name in FleetInput.__slots__ if name != "paths"},
+            paths=paths[:, :, : fleet.hours],
+        )
+    return PlanInput(
+        desktops, pools, regions, flavors, sites, fleet, tables, [_policy(p) for p in pools]
+    )
+
+
+def micros(amount: Decimal) -> int:
+    return int((amount * MICROS).to_integral_value())
+
+
+def _plannable(dataset: Dataset) -> list[Desktop]:
+    """Desktops that exist in a cloud, have a person and are not on the move."""
+    moving = Transition.objects.exclude(state__in=sorted(TERMINAL)).values("desktop_id")
+    return list(
+        Desktop.objects.filter(
+            dataset=dataset,
+            region__isnull=False,
+            flavor__isnull=False,
+            desktop_user__isnull=False,
+            state__in=(Desktop.State.RUNNING, Desktop.State.STOPPED),
+        )
+        .exclude(server_id="")
+        .exclude(pk__in=moving)
+        .select_related("region", "flavor", "desktop_user__home_site")
+        .order_by("pk")
+    )
+
+
+def _require_one_currency(pools: Sequence[Pool], regions: Sequence[Region]) -> None:
+    currencies = {p.currency for p in pools} | {r.currency for r in regions}
+    if len(currencies) > 1:
+        raise NotPossible(
+            f"Prices are in {', '.join(sorted(currencies))}; a plan needs them in one currency."
+        )
+
+
+def _policy(pool: Pool) -> PoolPolicy:
+    latency = micros(pool.latency_penalty_per_hour)
+    return PoolPolicy(
+        slo=Slo(
+            rtt_ms=pool.slo_rtt_ms,
+            latency_price_per_ms_hour=round(latency / max(pool.slo_rtt_ms, 1.0)),
+            latency_cap_per_hour=3 * latency,
+            saturation_price_per_hour=micros(pool.saturation_penalty_per_hour),
+            stall_price_per_s=round(micros(pool.stall_penalty_per_minute) / 60),
+            session_loss_price=micros(pool.session_loss_penalty),
+            gravity_price_per_ms_hour=round(micros(pool.gravity_penalty_per_hour) / 100),
+            gravity_cap_per_hour=micros(pool.gravity_penalty_per_hour),
+        ),
+        fixed_risk=micros(pool.move_risk),
+        commit_window_hours=pool.commit_window_s / 3600,
+        min_gain=micros(pool.min_gain),
+        tiers=(Tier.SEED, Tier.WARM),
+    )
+
+
+def _tables(
+    pools: Sequence[Pool],
+    regions: Sequence[Region],
+    flavors: Sequence[Flavor],
+    sites: Sequence[Site],
+    *,
+    clouds: Callable[[str], Cloud],
+) -> WorldTables:
+    region_row = {r.pk: i for i, r in enumerate(regions)}
+    site_row = {s.pk: i for i, s in enumerate(sites)}
+    flavor_row = {f.pk: i for i, f in enumerate(flavors)}
+    n = len(regions)
+    rtt = np.full((len(sites), n), FARTHEST_RTT_MS)
+    for trip in RoundTrip.objects.filter(region__in=regions):
+        rtt[site_row[trip.site_id], region_row[trip.region_id]] = trip.rtt_ms
+    between = np.zeros((n, n))
+    egress = np.zeros((n, n))
+    link = np.zeros((n, n))
+    for row in RegionLink.objects.filter(source__in=regions, dest__in=regions):
+        at = region_row[row.source_id], region_row[row.dest_id]
+        between[at] = row.rtt_ms or 0.0
+        egress[at] = micros(row.egress_price_per_gb)
+        link[at] = row.bytes_per_s
+    price = np.full((len(flavors), n), NOT_OFFERED, dtype=np.int64)
+    for offer in FlavorPrice.objects.filter(region__in=regions):
+        price[flavor_row[offer.flavor_id], region_row[offer.region_id]] = micros(
+            offer.price_per_hour
+        )
+    vcpus = np.array([f.vcpus for f in flavors], dtype=float)
+    memory = np.array([f.memory_bytes for f in flavors], dtype=np.int64)
+    # A move between regions needs a link; inside one, nothing is sent.
+    can_travel = (link > 0) | np.eye(n, dtype=bool)
+    return WorldTables(
+        regions=[r.label for r in regions],
+        sites=[s.label for s in sites],
+        flavors=[f.name for f in flavors],
+        quotas=QUOTAS,
+        rtt_ms=rtt,
+        app_rtt_ms=_app_rtt(pools, region_row, between),
+        flavor_price_per_hour=price,
+        flavor_vcpus=vcpus,
+        flavor_memory_bytes=memory,
+        storage_price_per_gb_hour=np.array(
+            [micros(r.volume_price_per_gb_month) / HOURS_PER_MONTH for r in regions]
+        ),
+        egress_price_per_gb=egress,
+        link_bytes_per_s=link,
+        quota_headroom=_headroom(regions, clouds),
+        quota_use=np.array([np.ones(len(flavors)), vcpus, memory, np.zeros(len(flavors))]),
+        strategies=[
+            Strategy(
+                name=Way.STOP.value,
+                allowed=can_travel,
+                fixed_stall_s=dict.fromkeys(Tier, STOP_STALL_S),
+            )
+        ],
+        site_zones=[s.time_zone for s in sites],
+    )
+
+
+def _app_rtt(pools: Sequence[Pool], region_row: dict[int, int], between: FloatArray) -> FloatArray:
+    """Round trip from each region to where the pool's applications are; 0 where it has none."""
+    rtt = np.zeros((len(pools), len(region_row)))
+    for row, pool in enumerate(pools):
+        if pool.gravity_region_id in region_row:
+            rtt[row] = between[:, region_row[pool.gravity_region_id]]
+    return rtt
+
+
+def _headroom(regions: Sequence[Region], clouds: Callable[[str], Cloud]) -> FloatArray:
+    quotas = [clouds(r.cloud).inventory(r.name).quota for r in regions]
+    return np.array([_left(q) for q in quotas]).reshape(len(regions), len(QUOTAS)).T
+
+
+def _left(quota: Quota) -> list[float]:
+    totals = (quota.servers, quota.vcpus, quota.memory_bytes, quota.volume_bytes)
+    used = (
+        quota.servers_used,
+        quota.vcpus_used,
+        quota.memory_bytes_used,
+        quota.volume_bytes_used,
+    )
+    return [np.inf if t is None else max(t - u, 0) for t, u in zip(totals, used, strict=True)]
+
+
+def _fleet(
+    desktops: Sequence[Desktop],
+    generation: Generation,
+    pools: Sequence[Pool],
+    regions: Sequence[Region],
+    flavors: Sequence[Flavor],
+    sites: Sequence[Site],
+    tables: WorldTables,
+    *,
+    wall: datetime,
+) -> FleetInput:
+    n = len(desktops)
+    region_row = {r.pk: i for i, r in enumerate(regions)}
+    flavor_row = {f.pk: i for i, f in enumerate(flavors)}
+    pool_row = {p.pk: i for i, p in enumerate(pools)}
+    pool = np.array([pool_row[d.pool_id] for d in desktops], dtype=np.int64)
+    region = np.array([region_row[d.region_id or 0] for d in desktops], dtype=np.int64)
+    volume = np.array([d.volume_bytes for d in desktops], dtype=np.int64)
+    used = np.array([d.used_bytes or d.volume_bytes for d in desktops], dtype=np.int64)
+    allowed = _allowed_regions(pools, region_row)[pool]
+    profiles = _Profiles.read(desktops, generation, sites)
+    return FleetInput(
+        start=generation.as_of,
+        region=region,
+        home_region=_home_regions(desktops, sites, region, allowed, tables.rtt_ms),
+        flavor=np.array([flavor_row[d.flavor_id or 0] for d in desktops], dtype=np.int64),
+        pool=pool,
+        volume_bytes=volume,
+        used_bytes=used,
+        seed_bytes=_seed_bytes(desktops, used, region_row),
+        memory_bytes=np.zeros(n, dtype=np.int64),
+        dirty_bytes_per_hour=np.array(
+            [float(d.dirty_bytes_per_hour or ASSUMED_DIRTY_BYTES_PER_HOUR) for d in desktops]
+        ),
+        dirty_limit_bytes=volume * ASSUMED_WORKING_SET_RATIO,
+        p_active=profiles.p_active,
+        p_site=profiles.p_site,
+        allowed_regions=allowed,
+        # Resizing is not carried out yet, so only the present flavor may be advised.
+        allowed_flavors=np.array(
+            [[f.pk == d.flavor_id for f in flavors] for d in desktops], dtype=bool
+        ).reshape(n, len(flavors)),
+        cooldown_hours=_cooldown_hours(desktops, pools, pool, wall=wall),
+        levels=profiles.levels,
+        cpu_quantiles=profiles.cpu,
+        memory_quantiles=profiles.memory,
+    )
+
+
+def _allowed_regions(pools: Sequence[Pool], region_row: dict[int, int]) -> np.ndarray:
+    allowed = np.ones((len(pools), len(region_row)), dtype=bool)
+    for row, pool in enumerate(pools):
+        if residency := [r.pk for r in pool.residency.all()]:
+            allowed[row] = [pk in residency for pk in region_row]
+    return allowed
+
+
+def _home_regions(
+    desktops: Sequence[Desktop],
+    sites: Sequence[Site],
+    region: IntArray,
+    allowed: np.ndarray,
+    rtt_ms: FloatArray,
+) -> IntArray:
+    """Where a trip comes back to: the allowed region nearest to the person's home site."""
+    site_row = {s.pk: i for i, s in enumerate(sites)}
+    home = region.copy()
+    for row, desktop in enumerate(desktops):
+        user = desktop.desktop_user
+        if user and user.home_site_id:
+            rtt = np.where(allowed[row], rtt_ms[site_row[user.home_site_id]], np.inf)
+            home[row] = int(np.argmin(rtt))
+    return home
+
+
+def _seed_bytes(
+    desktops: Sequence[Desktop], used: IntArray, region_row: dict[int, int]
+) -> IntArray:
+    """Nothing to send where a ready shadow stands, everything in use elsewhere."""
+    seed = np.repeat(used[:, None], len(region_row), axis=1)
+    row_of = {d.pk: i for i, d in enumerate(desktops)}
+    ready = Shadow.objects.filter(desktop__in=desktops, state=Shadow.State.READY)
+    for desktop_id, region_id in ready.values_list("desktop_id", "region_id"):
+        seed[row_of[desktop_id], region_row[region_id]] = 0
+    return seed
+
+
+def _cooldown_hours(
+    desktops: Sequence[Desktop], pools: Sequence[Pool], pool: IntArray, *, wall: datetime
+) -> IntArray:
+    left = [
+        pools[p].cooldown_s - (wall - d.moved_at).total_seconds() if d.moved_at else 0
+        for d, p in zip(desktops, pool, strict=True)
+    ]
+    return np.ceil(np.maximum(left, 0) / 3600).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Profiles:
+    levels: FloatArray
+    p_active: FloatArray
+    p_site: FloatArray
+    cpu: FloatArray
+    memory: FloatArray
+
+    @classmethod
+    def read(
+        cls, desktops: Sequence[Desktop], generation: Generation, sites: Sequence[Site]
+    ) -> _Profiles:
+        """The generation's profiles in the order of `desktops`; nobody active where one lacks."""
+        rows = {
+            p.desktop_user_id: p
+            for p in ResourceDemandProfile.objects.filter(generation=generation)
+            if p.desktop_user_id
+        }
+        some = next(iter(rows.values()), None)
+        levels = np.array(some.levels if some else [0.5], dtype=float)
+        hours = len(some.p_active or []) if some else 1
+        shape = (len(desktops), hours)
+        p_active, p_site = np.zeros(shape), np.zeros((*shape, len(sites)))
+        cpu = np.full((*shape, len(levels)), np.nan)
+        memory = cpu.copy()
+        site_row = {s.code: i for i, s in enumerate(sites)}
+        for row, desktop in enumerate(desktops):
+            profile = rows.get(desktop.desktop_user_id)
+            if profile is None:
+                continue
+            if profile.p_active:
+                p_active[row] = np.clip(profile.p_active, 0, 1)
+            for code, probabilities in profile.location.items():
+                if code in site_row:
+                    p_site[row, :, site_row[code]] = probabilities
+            if profile.cpu_cores:
+                cpu[row] = np.array(profile.cpu_cores, dtype=float)
+            if profile.memory_bytes:
+                memory[row] = np.array(profile.memory_bytes, dtype=float)
+        total = p_site.sum(axis=2, keepdims=True)
+        p_site /= np.where(total > 1, total, 1)
+        return cls(levels, p_active, p_site, cpu, memory)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from desktops.clouds import registry as clouds
+from migration.gateways import registry as gateways
+from tests.support.simulator import SimulatorProcess, simulator
+
+
+@pytest.fixture
+def simulated(tmp_path: Path, settings: Any) -> Iterator[SimulatorProcess]:
+    """A simulated cloud of this test alone, known to the product as `simulated`."""
+    with simulator(tmp_path) as process:
+        settings.CLOUDS = {
+            "simulated": {"driver": "desktops.clouds.simulator", "options": process.options}
+        }
+        settings.GATEWAYS = {
+            "simulator": {"driver": "migration.gateways.simulator", "options": process.options},
+            "none": {"driver": "migration.gateways.none"},
+        }
+        yield process
+        # What the product opened to this process is closed with it.
+        clouds.get_cloud("simulated").close()  # type: ignore[attr-defined]
+        gateways.get_gateway("simulator").close()  # type: ignore[attr-defined]
+        clouds.get_cloud.cache_clear()
+        gateways.get_gateway.cache_clear()
