@@ -27,6 +27,8 @@ class StayReason(StrEnum):
 
     NOTHING_TO_GAIN = "nothing_to_gain"
     NOT_ALLOWED = "not_allowed"
+    COOLDOWN = "cooldown"
+    NOT_READY = "not_ready"
     COSTS_MORE = "costs_more"
     BELOW_MIN_GAIN = "below_min_gain"
     NO_CAPACITY = "no_capacity"

@@ -9,7 +9,7 @@ Q kinds of quota. Money is micro-units; a GB is 1e9 bytes. Wrong shapes and valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -228,9 +228,14 @@ class FleetInput:
     def hours(self) -> int:
         return int(self.p_active.shape[1])
 
+    def rows(self, part: slice) -> FleetInput:
+        """Some of the desktops, as views."""
+        values = {name: getattr(self, name) for name in _PER_DESKTOP}
+        return replace(self, **{name: _cut(value, part) for name, value in values.items()})
+
     def from_hour(self, first: int) -> FleetInput:
         """The same fleet with the hours before `first` cut off."""
-        return _replace_arrays(
+        return replace(
             self,
             start=self.start + timedelta(hours=first),
             p_active=self.p_active[:, first:],
@@ -307,9 +312,7 @@ def check_fleet(fleet: FleetInput, tables: WorldTables, policies: Sequence[PoolP
             raise PlanInputError(f"hot_flavor {policy.hot_flavor} is not one of {flavors} flavors")
 
 
-def _replace_arrays(fleet: FleetInput, **changes: Any) -> FleetInput:
-    values = {name: getattr(fleet, name) for name in FleetInput.__slots__}
-    return FleetInput(**(values | changes))
+_PER_DESKTOP = tuple(f.name for f in fields(FleetInput) if f.name not in ("start", "levels"))
 
 
 def _cut(value: Any, index: Any) -> Any:
