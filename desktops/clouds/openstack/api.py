@@ -1,0 +1,154 @@
+"""One region's services: the only place that sends a request.
+
+Answers are the services' JSON. Whatever fails arrives as one of the protocol's errors, naming
+the cloud, the region and the request, never a credential.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from desktops.clouds.openstack import faults
+from desktops.core.cloud import CloudError
+
+if TYPE_CHECKING:
+    from openstack.connection import Connection
+
+Json = dict[str, Any]
+
+PAGE = 1000  # what Nova and Cinder give at most
+TIMEOUT_S = 60.0  # of one request, unless clouds.yaml says otherwise
+
+# Nova of Ussuri and Cinder of Train, or newer: 2.85 lets a server forget that it should
+# delete its volumes with it.
+MICROVERSIONS = {"compute": "2.85", "block_storage": "3.59"}
+
+
+class RegionApi:
+    """The services of one region, connected to when first asked.
+
+    region : None asks for whatever region clouds.yaml names first (for the catalogue)
+    """
+
+    def __init__(self, cloud: str | None, region: str | None) -> None:
+        self._cloud = cloud
+        self._region = region
+        self._opened: tuple[int, Connection] | None = None
+        self._where = f"OpenStack {cloud or 'default'}" + (f", region {region}" if region else "")
+
+    def get(self, service: str, path: str, **params: Any) -> Json:
+        return self._send("GET", service, path, params=params)
+
+    def post(self, service: str, path: str, body: Json) -> Json:
+        return self._send("POST", service, path, json=body)
+
+    def put(self, service: str, path: str, body: Json) -> Json:
+        return self._send("PUT", service, path, json=body)
+
+    def delete(self, service: str, path: str) -> None:
+        self._send("DELETE", service, path)
+
+    def pages(self, service: str, path: str, key: str, **params: Any) -> Iterator[Json]:
+        """Every item of a list, page by page; `key` is its name in the answer."""
+        params = {"limit": PAGE, **params}
+        while True:
+            answer = self.get(service, path, **params)
+            items = answer[key]
+            yield from items
+            if not items or not _has_next(answer, key):
+                return
+            params["marker"] = items[-1]["id"]
+
+    @property
+    def project_id(self) -> str:
+        connection = self._connection()
+        return self._translated("the token", lambda: connection.session.get_project_id()) or ""
+
+    def roles(self) -> frozenset[str]:
+        return frozenset(self._access().role_names)
+
+    def compute_regions(self) -> tuple[str, ...]:
+        """The regions in whose catalogue entry there is a compute service."""
+        found = self._access().service_catalog.get_endpoints_data(service_type="compute")
+        return tuple(sorted({one.region_name for some in found.values() for one in some}))
+
+    def _access(self) -> Any:
+        session: Any = self._connection().session
+        return self._translated("the token", lambda: session.auth.get_access(session))
+
+    def _send(self, method: str, service: str, path: str, **request: Any) -> Json:
+        what = f"{method} {service.replace('_', '-')} {path}"
+        connection = self._connection()
+
+        def send() -> Json:
+            from openstack.exceptions import raise_from_response
+
+            answer = getattr(connection, service).request(
+                path, method, microversion=MICROVERSIONS.get(service), **request
+            )
+            raise_from_response(answer)
+            content: Json = answer.json() if answer.content else {}
+            return content
+
+        answered: Json = self._translated(what, send)
+        return answered
+
+    def _translated(self, what: str, call: Any) -> Any:
+        """What `call` returns; its failures as the protocol's errors.
+
+        `from None`: the chained error would be printed too, and nobody has looked at what
+        the libraries put into theirs.
+        """
+        try:
+            return call()
+        except CloudError:
+            raise
+        except Exception as error:
+            if not _is_foreign(error):
+                raise
+            raise faults.translate(error, where=f"{self._where}: {what}") from None
+
+    def _connection(self) -> Connection:
+        """The connection of this process: one inherited through fork() would share sockets."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._translated("clouds.yaml", self._open))
+        return self._opened[1]
+
+    def _open(self) -> Connection:
+        import yaml  # type: ignore[import-untyped]
+        from openstack.config import OpenStackConfig
+        from openstack.connection import Connection
+
+        # openstacksdk 4.22 announces the end of its own InfluxDB support on every connect.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            try:
+                config = OpenStackConfig(app_name="foredesk").get_one(
+                    cloud=self._cloud, region_name=self._region
+                )
+            except yaml.YAMLError as error:
+                # Its message quotes the line, which may be the password's.
+                line = getattr(getattr(error, "problem_mark", None), "line", None)
+                at = "" if line is None else f" at line {line + 1}"
+                raise CloudError(f"{self._where}: clouds.yaml is not valid YAML{at}.") from None
+            if config.config.get("api_timeout") is None:
+                config.config["api_timeout"] = TIMEOUT_S
+            return Connection(config=config)
+
+
+def _has_next(answer: Json, key: str) -> bool:
+    """Nova, Cinder and Neutron say so in `servers_links` and the like, Glance in `next`."""
+    links = answer.get(f"{key}_links") or []
+    return "next" in answer or any(link.get("rel") == "next" for link in links)
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Raised by the libraries below, not a mistake of ours."""
+    import requests
+    from keystoneauth1.exceptions import ClientException
+    from openstack.exceptions import SDKException
+
+    return isinstance(error, SDKException | ClientException | requests.RequestException)
