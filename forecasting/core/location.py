@@ -1,0 +1,310 @@
+"""Where people will be: probabilities by hour, and joint paths.
+
+Several guesses (staying, returning, habit by hour of the week, frequency over days, weeks and
+always, somewhere new) are mixed with weights that depend on the circumstances: how long ago the
+person was seen, for how long they had been there, how usual that place is for them at that hour.
+The weights are fitted on the past of the fleet by asking, at earlier moments, where people were
+found in the week after.
+
+Places in the answers are those given; `elsewhere` stands for every place the person was never
+seen in. A person never seen at all gets the fleet's habits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from forecasting.core.arrays import AnyArray, FloatArray, IntArray
+from forecasting.core.gate import Gate, fit_gate
+from forecasting.core.paths import fit_restlessness, sample_chain
+from forecasting.core.whereabouts import (
+    ELSEWHERE,
+    GUESSES,
+    HOUR_S,
+    HOURS_PER_WEEK,
+    Knowledge,
+    Sightings,
+)
+from forecasting.errors import InvalidHistory
+
+ELSEWHERE_KEY = "elsewhere"
+# Past moments to learn from, and how much of what followed; more adds seconds, not accuracy.
+LESSONS = 12
+MOST_CASES = 60_000
+BAND_ENDS_H = np.array([6.0, 24.0])
+# Before any evidence: somewhere new is a rare guess.
+NEW_PLACE_LOGIT = -3.0
+CASES_AT_ONCE = 200_000
+# The share of a newcomer's map that no place of the fleet explains.
+NEWCOMER_ELSEWHERE = 0.02
+
+
+def fit_locations(
+    user: ArrayLike, at: ArrayLike, place: ArrayLike, *, until: datetime | float | np.datetime64
+) -> LocationModel:
+    """Learn where people will be from where they were seen.
+
+    user, place : shape (n,), any sortable labels; at : shape (n,), datetime64 (UTC) or seconds
+        since 1970 UTC; in any order
+    until : observations after this moment are not used, not even their labels
+
+    Raises InvalidHistory when the arrays differ in length or a time is missing.
+    """
+    users, places = np.asarray(user), np.asarray(place)
+    at_s, until_s = _seconds(at), float(_seconds(until))
+    if not users.shape == places.shape == at_s.shape or users.ndim != 1:
+        raise InvalidHistory(
+            f"user {users.shape}, at {at_s.shape} and place {places.shape} differ in shape"
+        )
+    if np.isnan(at_s).any():
+        raise InvalidHistory(f"observation {int(np.argmax(np.isnan(at_s)))} has no time")
+    known = at_s <= until_s
+    user_labels, user_number = np.unique(users[known], return_inverse=True)
+    place_labels, place_number = np.unique(places[known], return_inverse=True)
+    sightings = Sightings.of(
+        user_number,
+        place_number,
+        at_s[known],
+        n_users=len(user_labels),
+        n_places=max(len(place_labels), 1),
+    )
+    knowledge = Knowledge.of(sightings, until_s)
+    return LocationModel(
+        users={label: number for number, label in enumerate(user_labels.tolist())},
+        places=tuple(place_labels.tolist()),
+        knowledge=knowledge,
+        gate=_fit_gate(sightings, until_s),
+        fleet_habit=_fleet_habit(knowledge, len(place_labels)),
+        restlessness=fit_restlessness(sightings, knowledge),
+    )
+
+
+@dataclass(frozen=True)
+class LocationModel:
+    """Where each person of a fleet will be after `knowledge.until_s`.
+
+    fleet_habit : shape (168, n_places + 1), the average person's places, elsewhere last
+    restlessness : shape (n_users + 1,), rate per hour at which somebody's whereabouts are drawn
+        anew; the last is the fleet's
+    """
+
+    users: dict[Hashable, int]
+    places: tuple[Any, ...]
+    knowledge: Knowledge
+    gate: Gate
+    fleet_habit: FloatArray
+    restlessness: FloatArray
+
+    def predict(self, user: ArrayLike, at: ArrayLike) -> list[dict[Any, float]]:
+        """Distribution over places for each person at each time, summing to 1.
+
+        user : shape (n,) or one label; at : shape (n,) or one time; broadcast together
+        """
+        users, at_s = np.broadcast_arrays(np.atleast_1d(np.asarray(user)), _seconds(at))
+        at_s = at_s.astype(np.float64)
+        number = self._numbers(users)
+        answers: list[dict[Any, float]] = [{} for _ in number]
+        for some in _pieces(len(number)):
+            case, pair, probability, elsewhere = self._mix(number[some], at_s[some])
+            labels = self.knowledge.pair_place[pair] if len(pair) else pair
+            for i, label, p in zip(
+                case.tolist(), labels.tolist(), probability.tolist(), strict=True
+            ):
+                answers[some[i]][self.places[label]] = p
+            for i, p in zip(some.tolist(), elsewhere.tolist(), strict=True):
+                answers[i][ELSEWHERE_KEY] = p
+        for i in np.flatnonzero(number < 0):
+            answers[i] = self._newcomer(float(at_s[i]))
+        return answers
+
+    def maps(
+        self, users: Sequence[Hashable] | AnyArray, start: datetime, hours: int = HOURS_PER_WEEK
+    ) -> tuple[tuple[Any, ...], FloatArray]:
+        """Hourly maps of many people at once.
+
+        Returns the places, `elsewhere` last, and probabilities (n_users, hours, n_places + 1)
+        that sum to 1 over the last axis. Memory is 8 bytes times the product of that shape.
+        """
+        number = self._numbers(np.asarray(users))
+        hour_s = float(_seconds(start)) + HOUR_S * np.arange(hours)
+        result = np.zeros((len(number), hours, len(self.places) + 1))
+        for some in _pieces(len(number), max(CASES_AT_ONCE // max(hours, 1), 1)):
+            seen = some[number[some] >= 0]
+            case, pair, probability, elsewhere = self._mix(
+                np.repeat(number[seen], hours), np.tile(hour_s, len(seen))
+            )
+            row, hour = seen[case // hours], case % hours
+            result[row, hour, self.knowledge.pair_place[pair]] = probability
+            result[seen, :, -1] = elsewhere.reshape(len(seen), hours)
+        hour_of_week = ((hour_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
+        result[number < 0] = self.fleet_habit[hour_of_week]
+        return (*self.places, ELSEWHERE_KEY), result
+
+    def sample_paths(self, user: ArrayLike, at: ArrayLike, *, n: int, seed: int) -> AnyArray:
+        """Joint paths of where people will be, as labels; shape (n_users, n, n_hours).
+
+        user : shape (n_users,); at : shape (n_hours,), rising
+        n : paths per person; seed : the same seed gives the same paths
+
+        At each hour the paths are distributed as `predict` says; between hours they change no
+        more often than the person does.
+        """
+        places, code = self.sample_codes(user, at, n=n, seed=seed)
+        labels = np.empty(len(places), dtype=object)
+        labels[:] = places
+        return labels[code]
+
+    def sample_codes(
+        self, user: ArrayLike, at: ArrayLike, *, n: int, seed: int
+    ) -> tuple[tuple[Any, ...], IntArray]:
+        """As `sample_paths`, as numbers into the places returned with them."""
+        users, at_s = np.atleast_1d(np.asarray(user)), np.atleast_1d(_seconds(at))
+        number = self._numbers(users)
+        case_user = np.repeat(number, len(at_s))
+        probability = np.zeros((len(users), len(at_s), len(self.places) + 1))
+        flat = probability.reshape(len(case_user), -1)
+        times = np.tile(at_s, len(users))
+        seen = np.flatnonzero(case_user >= 0)
+        for some in _pieces(len(seen)):
+            rows = seen[some]
+            case, pair, mixed, elsewhere = self._mix(case_user[rows], times[rows])
+            flat[rows[case], self.knowledge.pair_place[pair]] = mixed
+            flat[rows, -1] = elsewhere
+        hour_of_week = ((at_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
+        probability[number < 0] = self.fleet_habit[hour_of_week]
+        step_h = np.diff(at_s, prepend=at_s[:1]) / HOUR_S
+        codes = sample_chain(probability, self.restlessness[number], step_h, n=n, seed=seed)
+        return (*self.places, ELSEWHERE_KEY), codes
+
+    def _numbers(self, users: AnyArray) -> IntArray:
+        """Number of each person, -1 for somebody never seen."""
+        return np.array([self.users.get(label, -1) for label in users.tolist()], dtype=np.int64)
+
+    def _mix(
+        self, user: IntArray, at_s: FloatArray
+    ) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+        """The mixture: case, pair and probability of every place, and elsewhere of every case."""
+        case, pair = self.knowledge.rows(np.maximum(user, 0)) if self.users else _no_rows()
+        seen = user[case] >= 0
+        case, pair = case[seen], pair[seen]
+        elsewhere = np.zeros(len(user))
+        if not len(case):
+            return case, pair, np.empty(0), elsewhere
+        weight = self.gate.weights(self.knowledge.circumstances(np.maximum(user, 0), at_s))
+        guess = self.knowledge.guesses(pair, at_s[case])
+        probability = np.einsum("rg,rg->r", guess, weight[case])
+        total = np.bincount(case, probability, len(user)) + weight[:, ELSEWHERE]
+        return case, pair, probability / total[case], weight[:, ELSEWHERE] / total
+
+    def _newcomer(self, at_s: float) -> dict[Any, float]:
+        row = self.fleet_habit[(int(at_s // HOUR_S) + 72) % HOURS_PER_WEEK]
+        likely = {place: float(p) for place, p in zip(self.places, row, strict=False) if p > 0}
+        return {**likely, ELSEWHERE_KEY: float(row[-1])}
+
+
+def _no_rows() -> tuple[IntArray, IntArray]:
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+
+
+def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
+    """Ask at earlier moments where people were found afterwards, and fit the weights to that."""
+    lessons = [_lesson(sightings, moment) for moment in _moments(sightings, until_s)]
+    circumstances, guesses, importance = (
+        np.concatenate(parts) for parts in zip(*lessons, strict=True)
+    )
+    prior = np.zeros((circumstances.shape[1], len(GUESSES)))
+    prior[0, ELSEWHERE] = NEW_PLACE_LOGIT
+    if len(importance) > MOST_CASES:
+        chosen = np.linspace(0, len(importance) - 1, MOST_CASES).astype(np.int64)
+        circumstances, guesses = circumstances[chosen], guesses[chosen]
+        importance = importance[chosen]
+    return fit_gate(circumstances, guesses, importance, prior=prior)
+
+
+def _moments(sightings: Sightings, until_s: float) -> FloatArray:
+    """Earlier moments to learn from, spread over the later part of what was seen."""
+    if not len(sightings.at_s):
+        return np.array([until_s])
+    latest = until_s - HOURS_PER_WEEK * HOUR_S
+    shares = np.linspace(0.35, 1.0, LESSONS)
+    moments = np.minimum(np.quantile(sightings.at_s, shares), latest)
+    moments = moments[moments > sightings.at_s.min()]
+    if not len(moments):
+        moments = np.quantile(sightings.at_s, [0.5, 0.75])
+    # Not on a sighting: nobody signs in at the moment they are asked about.
+    result: FloatArray = np.unique(moments) + 0.5
+    return result
+
+
+def _lesson(sightings: Sightings, moment_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Circumstances, guesses of what then happened, and importance of each sighting after.
+
+    As a person's week counts as much as another's, and the next hours as much as the next days,
+    the sightings of one person in one band share one unit of importance.
+    """
+    knowledge = Knowledge.of(sightings, moment_s)
+    lead_h = (sightings.at_s - moment_s) / HOUR_S
+    after = np.flatnonzero((lead_h > 0) & (lead_h <= HOURS_PER_WEEK))
+    after = after[knowledge.n_seen[sightings.user[after]] > 0]
+    user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
+    pair = _find_pairs(knowledge, user, place, sightings.n_places)
+    guesses = np.zeros((len(user), len(GUESSES)))
+    found = pair >= 0
+    guesses[found] = knowledge.guesses(pair[found], at_s[found])
+    guesses[~found, ELSEWHERE] = 1.0
+    band = np.searchsorted(BAND_ENDS_H, lead_h[after])
+    cell = user * (len(BAND_ENDS_H) + 1) + band
+    _, cell = np.unique(cell, return_inverse=True)
+    importance = 1.0 / np.bincount(cell)[cell] if len(cell) else np.empty(0)
+    return knowledge.circumstances(user, at_s), guesses, importance
+
+
+def _find_pairs(knowledge: Knowledge, user: IntArray, place: IntArray, n_places: int) -> IntArray:
+    """The pair of each person and place, -1 where the person was never seen there."""
+    keys = knowledge.pair_user * n_places + knowledge.pair_place
+    wanted = user * n_places + place
+    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    found: IntArray = np.where(keys[at] == wanted, at, -1) if len(keys) else wanted * 0 - 1
+    return found
+
+
+def _fleet_habit(knowledge: Knowledge, n_places: int) -> FloatArray:
+    """The average person's habit, shape (168, n_places + 1)."""
+    habit = np.zeros((HOURS_PER_WEEK, n_places + 1))
+    np.add.at(habit.T, knowledge.pair_place, knowledge.habit)
+    total = habit.sum(axis=1, keepdims=True)
+    habit *= np.where(total > 0, (1 - NEWCOMER_ELSEWHERE) / np.where(total > 0, total, 1.0), 0.0)
+    habit[:, -1] = 1.0 - habit.sum(axis=1)
+    return habit
+
+
+def _pieces(n_cases: int, size: int = CASES_AT_ONCE) -> list[IntArray]:
+    return [np.arange(i, min(i + size, n_cases)) for i in range(0, n_cases, size)]
+
+
+def _seconds(moment: Any) -> FloatArray:
+    """Seconds since 1970 UTC of a datetime64, an aware datetime, numbers, or arrays of them."""
+    if isinstance(moment, datetime):
+        return np.asarray(_aware_seconds(moment))
+    values = np.asarray(moment)
+    if values.dtype.kind == "M":
+        seconds = values.astype("datetime64[us]").astype(np.float64) / 1e6
+        return np.where(np.isnat(values), np.nan, seconds)
+    if values.dtype == object:
+        flat = [_aware_seconds(each) for each in values.ravel()]
+        return np.array(flat, dtype=np.float64).reshape(values.shape)
+    return values.astype(np.float64)
+
+
+def _aware_seconds(moment: Any) -> float:
+    if isinstance(moment, datetime):
+        if moment.utcoffset() is None:
+            raise InvalidHistory(f"{moment.isoformat()} has no time zone")
+        return moment.timestamp()
+    return float(moment)

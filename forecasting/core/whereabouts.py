@@ -1,0 +1,254 @@
+"""What is known of where people have been, up to one moment, as arrays.
+
+People and places are numbered; a *pair* is a person and a place that person was seen in. Pairs
+of one person lie next to each other, so that everything about a fleet is a handful of flat
+arrays. From them come several *guesses* of where a person will be, each a distribution over the
+person's own places, and *circumstances*, the numbers by which `gate` weighs the guesses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.timeline import DAY_S
+
+HOUR_S = 3600
+HOURS_PER_WEEK = 168
+
+GUESSES = ("stay", "return", "last days", "last weeks", "always", "hour of week", "elsewhere")
+STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, ELSEWHERE = range(len(GUESSES))
+HALF_LIFE_DAYS = {DAYS: 2.0, WEEKS: 15.0, ALWAYS: 365.0}
+HABIT_HALF_LIFE_DAYS = 60.0
+# Observations that a coarser habit counts for: all hours for an hour of the day, and that for an
+# hour of the week.
+BACKOFF = 2.0
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Who was seen where and when, in order of person and time; one per person and hour.
+
+    user, place : shape (n,), numbers; at_s : shape (n,), seconds since 1970 UTC
+    """
+
+    user: IntArray
+    place: IntArray
+    at_s: FloatArray
+    n_users: int
+    n_places: int
+
+    @classmethod
+    def of(
+        cls, user: IntArray, place: IntArray, at_s: FloatArray, *, n_users: int, n_places: int
+    ) -> Sightings:
+        """Sort, and keep the last sighting of each person in each hour."""
+        order = np.lexsort((place, at_s, user))
+        user, place, at_s = user[order], place[order], at_s[order]
+        hour = at_s // HOUR_S
+        is_last = np.ones(len(user), dtype=np.bool_)
+        is_last[:-1] = (user[1:] != user[:-1]) | (hour[1:] != hour[:-1])
+        return cls(user[is_last], place[is_last], at_s[is_last], n_users, n_places)
+
+    def until(self, moment_s: float) -> Sightings:
+        """Only what was seen up to a moment."""
+        known = self.at_s <= moment_s
+        return Sightings(
+            self.user[known], self.place[known], self.at_s[known], self.n_users, self.n_places
+        )
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known at `until_s`.
+
+    Per user, shape (n_users,): first_pair, n_pairs (their slice of the pairs), n_seen, last_s,
+        last_pair (-1 for a person never seen), since_s (there since), novelty (how often a
+        sighting is of a new place)
+    Per pair, shape (n_pairs,): pair_user, pair_place, share (n_pairs, 3) of the last days, the
+        last weeks and always; previous (1 for the place before the last one)
+    habit : shape (n_pairs, 168), share of the place by hour of the week, backed off
+    """
+
+    until_s: float
+    first_pair: IntArray
+    n_pairs: IntArray
+    n_seen: FloatArray
+    last_s: FloatArray
+    last_pair: IntArray
+    since_s: FloatArray
+    novelty: FloatArray
+    pair_user: IntArray
+    pair_place: IntArray
+    share: FloatArray
+    previous: FloatArray
+    habit: FloatArray
+
+    @classmethod
+    def of(cls, sightings: Sightings, until_s: float) -> Knowledge:
+        """Everything the guesses need; nothing after `until_s` is looked at."""
+        seen = sightings.until(until_s)
+        n_users = seen.n_users
+        keys = seen.user * seen.n_places + seen.place
+        pairs, first_at, pair = np.unique(keys, return_index=True, return_inverse=True)
+        pair_user, pair_place = pairs // seen.n_places, pairs % seen.n_places
+        n_pairs = np.bincount(pair_user, minlength=n_users)
+        n_seen = np.bincount(seen.user, minlength=n_users)
+        ends = np.cumsum(n_seen)
+        has_any = n_seen > 0
+        last = np.where(has_any, ends - 1, 0)
+
+        arrival = _arrivals(seen, pair)
+        last_pair = np.where(has_any, pair[last] if len(pair) else -1, -1)
+        last_s = np.where(has_any, seen.at_s[last] if len(pair) else 0.0, -np.inf)
+        since_s = np.where(has_any, seen.at_s[arrival[last]] if len(pair) else 0.0, -np.inf)
+        before = np.where(has_any, arrival[last] - 1 if len(pair) else -1, -1)
+        before = np.where(before >= ends - n_seen, before, -1)
+        previous = np.zeros(len(pairs))
+        previous[pair[before[before >= 0]]] = 1.0
+
+        age_days = (until_s - seen.at_s) / DAY_S
+        share = np.stack(
+            [_share(0.5 ** (age_days / half), pair, pair_user) for half in HALF_LIFE_DAYS.values()],
+            axis=1,
+        )
+        is_first = np.zeros(len(pair))
+        is_first[first_at] = 1.0
+        recent = 0.5 ** (age_days / HALF_LIFE_DAYS[ALWAYS])
+        new = np.bincount(seen.user, recent * is_first, n_users)
+        novelty = new / np.maximum(np.bincount(seen.user, recent, n_users), 1e-300)
+        return cls(
+            until_s=until_s,
+            first_pair=np.cumsum(n_pairs) - n_pairs,
+            n_pairs=n_pairs,
+            n_seen=n_seen.astype(np.float64),
+            last_s=last_s,
+            last_pair=last_pair,
+            since_s=since_s,
+            novelty=novelty,
+            pair_user=pair_user,
+            pair_place=pair_place,
+            share=share,
+            previous=previous,
+            habit=_habit(seen, pair, pair_user, share[:, 2], age_days),
+        )
+
+    def rows(self, user: IntArray) -> tuple[IntArray, IntArray]:
+        """Every place of every case's person: (case, pair), both shape (n_rows,)."""
+        counts = self.n_pairs[user]
+        case = np.repeat(np.arange(len(user)), counts)
+        start = np.cumsum(counts) - counts
+        pair = self.first_pair[user][case] + np.arange(len(case)) - start[case]
+        return case, pair
+
+    def guesses(self, pair: IntArray, at_s: FloatArray) -> FloatArray:
+        """Probability each guess gives to a pair at a time, shape (n_rows, n_guesses)."""
+        user = self.pair_user[pair]
+        guess = np.zeros((len(pair), len(GUESSES)))
+        guess[:, STAY] = pair == self.last_pair[user]
+        guess[:, RETURN] = self.previous[pair]
+        # A person only ever seen in one place can return nowhere else.
+        guess[:, RETURN] += guess[:, STAY] * (self.n_pairs[user] == 1)
+        guess[:, DAYS : ALWAYS + 1] = self.share[pair]
+        guess[:, HABIT] = self.habit[pair, _hour_of_week(at_s)]
+        return guess
+
+    def circumstances(self, user: IntArray, at_s: FloatArray) -> FloatArray:
+        """What tells which guess to trust, shape (n_cases, n_circumstances), about -1 to 1.
+
+        For people who have been seen; rows of others mean nothing.
+        """
+        last = np.maximum(self.last_pair[user], 0)
+        lead_h = np.maximum(at_s - self.until_s, 0.0) / HOUR_S
+        gap_h = np.maximum(at_s - self.last_s[user], 0.0) / HOUR_S
+        dwell_h = np.maximum(self.last_s[user] - self.since_s[user], 0.0) / HOUR_S
+        gap, dwell = _log_hours(gap_h), _log_hours(dwell_h)
+        here = self.share[last]
+        usual = self.habit[last, _hour_of_week(at_s)]
+        seen = np.log1p(self.n_seen[user]) / np.log(1000.0)
+        known = [
+            np.ones(len(user)),
+            _log_hours(lead_h),
+            gap,
+            gap**2,
+            dwell,
+            seen,
+            self.novelty[user],
+            np.log(np.maximum(self.novelty[user], 1e-3)) / np.log(1000.0),
+            here[:, 0],
+            here[:, 1],
+            here[:, 2],
+            usual,
+            (self.n_pairs[user] == 1).astype(np.float64),
+            gap * here[:, 2],
+            gap * dwell,
+            gap * self.novelty[user],
+            gap * here[:, 0],
+        ]
+        result: FloatArray = np.stack(known, axis=1)
+        return result
+
+
+def _log_hours(hours: FloatArray) -> FloatArray:
+    """Hours on a logarithmic scale on which a week is 1."""
+    result: FloatArray = np.log1p(np.minimum(hours, 1e5)) / np.log1p(HOURS_PER_WEEK)
+    return result
+
+
+def _hour_of_week(at_s: FloatArray) -> IntArray:
+    """Hour of the UTC week, Monday 0:00 being 0."""
+    result: IntArray = ((at_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
+    return result
+
+
+def _arrivals(seen: Sightings, pair: IntArray) -> IntArray:
+    """For each sighting, the sighting at which the person came to that place."""
+    came = np.ones(len(pair), dtype=np.bool_)
+    came[1:] = pair[1:] != pair[:-1]
+    arrival: IntArray = np.maximum.accumulate(np.where(came, np.arange(len(pair)), 0))
+    return arrival
+
+
+def _share(weight: FloatArray, pair: IntArray, pair_user: IntArray) -> FloatArray:
+    """Each pair's part of its person's weight, shape (n_pairs,)."""
+    # Sightings so old that their weight underflows still say where the person was.
+    weight = np.maximum(weight, 1e-200)
+    mass = np.bincount(pair, weight, len(pair_user))
+    total = np.bincount(pair_user, mass, pair_user[-1] + 1 if len(pair_user) else 0)
+    result: FloatArray = mass / total[pair_user]
+    return result
+
+
+def _habit(
+    seen: Sightings, pair: IntArray, pair_user: IntArray, always: FloatArray, age_days: FloatArray
+) -> FloatArray:
+    """Share of each place by hour of the week, shape (n_pairs, 168).
+
+    Counted by hour of the week, backed off to the hour of the day among working days or the
+    weekend, and that to all hours.
+    """
+    n_pairs, n_users = len(pair_user), seen.n_users
+    weight = 0.5 ** (age_days / HABIT_HALF_LIFE_DAYS)
+    hour = _hour_of_week(seen.at_s)
+    size = n_pairs * HOURS_PER_WEEK
+    flat: FloatArray = np.bincount(pair * HOURS_PER_WEEK + hour, weight, size).astype(np.float64)
+    count = _blur(flat.reshape(n_pairs, HOURS_PER_WEEK))
+    by_day = count.reshape(n_pairs, 7, 24)
+    kind = np.stack([by_day[:, :5].sum(axis=1), by_day[:, 5:].sum(axis=1)], axis=1)
+
+    def backed_off(fine: FloatArray, coarse: FloatArray) -> FloatArray:
+        total = np.zeros((n_users, *fine.shape[1:]))
+        np.add.at(total, pair_user, fine)
+        return (fine + BACKOFF * coarse) / (total[pair_user] + BACKOFF)
+
+    by_kind = backed_off(kind, np.broadcast_to(always[:, None, None], kind.shape))
+    spread = by_kind[:, [0, 0, 0, 0, 0, 1, 1]].reshape(n_pairs, HOURS_PER_WEEK)
+    return backed_off(count, spread)
+
+
+def _blur(count: FloatArray) -> FloatArray:
+    """Let a sighting count half in the hours beside its own, around the week."""
+    result: FloatArray = count + 0.5 * (np.roll(count, 1, axis=1) + np.roll(count, -1, axis=1))
+    return result
