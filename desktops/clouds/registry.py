@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from desktops.core.cloud import Cloud
+
+if TYPE_CHECKING:
+    from desktops.clouds.simulator.admin import SimulatorAdmin
 
 
 @cache
@@ -23,3 +27,11 @@ def get_cloud(name: str) -> Cloud:
         raise ImproperlyConfigured(f"No cloud {name!r} in CLOUDS.") from None
     connect = import_module(configured["driver"]).connect
     return connect(name, **configured.get("options", {}))
+
+
+def get_simulator_admin(name: str) -> SimulatorAdmin:
+    """What only a demo's seeder asks of the simulated cloud that CLOUDS calls `name`."""
+    from desktops.clouds.simulator.admin import SimulatorAdmin
+
+    options = settings.CLOUDS[name]["options"]
+    return SimulatorAdmin(options["url"], options["token"])
