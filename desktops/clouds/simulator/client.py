@@ -25,7 +25,7 @@ class Client:
         self._http: httpx.Client | None = None
         self._pid = 0
 
-    def call(self, operation: str, **arguments: Any) -> Any:
+    def call(self, operation: str, /, **arguments: Any) -> Any:
         return self.send("POST", operation, arguments)
 
     def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -285,7 +285,8 @@ def _bytes_to_send(m: Moment, row: sqlite3.Row) -> int:
     if image is None:
         return used
     # What the image brings is there already, except where it has been written over since.
-    return min(used, used - image["size_bytes"] + written_over_bytes(m, source, row["content"]))
+    image_bytes: int = image["size_bytes"]
+    return min(used, used - image_bytes + written_over_bytes(m, source, row["content"]))
 
 
 # Sharing a link.

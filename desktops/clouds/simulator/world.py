@@ -25,10 +25,10 @@ Money is whole micro-units of `currency`; GB are 10^9 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import asin, cos, radians, sin, sqrt
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from desktops.clouds.simulator.fields import Fields, InvalidInput
 from desktops.clouds.simulator.timing import MEDIAN_S
@@ -38,8 +38,6 @@ DEFAULT_BYTES_PER_S = 62_500_000  # 500 Mbit/s
 DEFAULT_EGRESS_PRICE_MICROS = 20_000
 FIBRE_KM_PER_MS = 200.0
 FIBRE_DETOUR = 1.5  # cables are about half as long again as the great circle
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Link:
+    name: str  # "source → dest"
     source: str
     dest: str
     rtt_ms: float
@@ -92,15 +91,22 @@ class ImageFacts:
 class World:
     currency: str
     regions: Mapping[str, Region]
-    links: Mapping[tuple[str, str], Link]
+    links: Mapping[str, Link]
     flavors: Mapping[str, FlavorFacts]
     images: Mapping[str, ImageFacts]
     durations_s: Mapping[str, float]
 
     def link(self, source: str, dest: str) -> Link:
-        known = self.links.get((source, dest))
+        known = self.links.get(_link_name(source, dest))
         return known or _estimated_link(self.regions[source], self.regions[dest])
 
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
 
 EMPTY = World("USD", {}, {}, {}, {}, {})
 
@@ -108,25 +114,27 @@ EMPTY = World("USD", {}, {}, {}, {}, {})
 def parse_world(described: object) -> World:
     """Read a world's description; raises InvalidInput naming the first thing that is wrong."""
     top = Fields(described, "world")
-    regions = {r.name: r for r in map(_region, top.objects("regions"))}
+    regions = _by_name(top.objects("regions"), _region)
     world = World(
         currency=top.text("currency", "USD"),
         regions=regions,
-        links={(k.source, k.dest): k for k in _each(_link, top.objects("links", []), regions)},
-        flavors={k.name: k for k in _each(_flavor, top.objects("flavors", []), regions)},
-        images={k.name: k for k in _each(_image, top.objects("images", []), regions)},
+        links=_by_name(top.objects("links", []), lambda f: _link(f, regions)),
+        flavors=_by_name(top.objects("flavors", []), lambda f: _flavor(f, regions)),
+        images=_by_name(top.objects("images", []), lambda f: _image(f, regions)),
         durations_s=_durations(top.object("durations_s", {})),
     )
     top.refuse_others()
     return world
 
 
-def _each(
-    read: Callable[[Fields, Mapping[str, Region]], T],
-    objects: Iterable[Fields],
-    regions: Mapping[str, Region],
-) -> Iterator[T]:
-    return (read(fields, regions) for fields in objects)
+def _by_name(objects: Iterable[Fields], read: Callable[[Fields], N]) -> dict[str, N]:
+    found: dict[str, N] = {}
+    for fields in objects:
+        facts = read(fields)
+        if facts.name in found:
+            raise InvalidInput(f"{fields.path}: {facts.name} is there already")
+        found[facts.name] = facts
+    return found
 
 
 def _region(fields: Fields) -> Region:
@@ -157,6 +165,7 @@ def _link(fields: Fields, regions: Mapping[str, Region]) -> Link:
     fields.need_region(dest, regions)
     guess = _estimated_link(regions[source], regions[dest])
     link = Link(
+        name=guess.name,
         source=source,
         dest=dest,
         rtt_ms=fields.number("rtt_ms", guess.rtt_ms, low=0),
@@ -202,9 +211,14 @@ def _durations(fields: Fields) -> Mapping[str, float]:
     return {name: fields.number(name, low=0) for name in fields.values}
 
 
+def _link_name(source: str, dest: str) -> str:
+    return f"{source} → {dest}"
+
+
 def _estimated_link(source: Region, dest: Region) -> Link:
     one_way_ms = _great_circle_km(source, dest) * FIBRE_DETOUR / FIBRE_KM_PER_MS
     return Link(
+        name=_link_name(source.name, dest.name),
         source=source.name,
         dest=dest.name,
         rtt_ms=round(1 + 2 * one_way_ms, 1),
