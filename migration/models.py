@@ -83,6 +83,9 @@ class Recommendation(models.Model):
     cutover_from = models.DateTimeField(null=True)
     cutover_until = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
+    confirm_terms = models.JSONField(
+        null=True, help_text="What a later observation is held against (core.advice.ConfirmTerms)."
+    )
 
     class Meta:
         ordering = ("-gain_micros", "pk")

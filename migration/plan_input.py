@@ -66,6 +66,7 @@ class PlanInput:
     fleet: FleetInput
     tables: WorldTables
     policies: Sequence[PoolPolicy]
+    currency: str
 
 
 def read_plan_input(
@@ -87,7 +88,7 @@ def read_plan_input(
     regions = list(Region.objects.filter(cloud__in=cloud_names).order_by("pk"))
     flavors = list(Flavor.objects.filter(cloud__in=cloud_names).order_by("pk"))
     sites = list(Site.objects.order_by("code"))
-    _require_one_currency(pools, regions)
+    currency = _one_currency(pools, regions)
     tables = _tables(pools, regions, flavors, sites, clouds=clouds)
     fleet = _fleet(desktops, generation, pools, regions, flavors, sites, tables, wall=wall)
     paths = sample_paths(desktops, sites) if desktops else None
@@ -96,9 +97,8 @@ def read_plan_input(
             **{name: getattr(fleet, name) for name in FleetInput.__slots__ if name != "paths"},
             paths=paths[:, :, : fleet.hours],
         )
-    return PlanInput(
-        desktops, pools, regions, flavors, sites, fleet, tables, [_policy(p) for p in pools]
-    )
+    policies = [policy_of(pool) for pool in pools]
+    return PlanInput(desktops, pools, regions, flavors, sites, fleet, tables, policies, currency)
 
 
 def micros(amount: Decimal) -> int:
@@ -123,15 +123,17 @@ def _plannable(dataset: Dataset) -> list[Desktop]:
     )
 
 
-def _require_one_currency(pools: Sequence[Pool], regions: Sequence[Region]) -> None:
+def _one_currency(pools: Sequence[Pool], regions: Sequence[Region]) -> str:
     currencies = {p.currency for p in pools} | {r.currency for r in regions}
-    if len(currencies) > 1:
+    if len(currencies) != 1:
         raise NotPossible(
             f"Prices are in {', '.join(sorted(currencies))}; a plan needs them in one currency."
         )
+    return currencies.pop()
 
 
-def _policy(pool: Pool) -> PoolPolicy:
+def policy_of(pool: Pool) -> PoolPolicy:
+    """The pool's prices and limits, as the core counts them."""
     latency = micros(pool.latency_penalty_per_hour)
     return PoolPolicy(
         slo=Slo(

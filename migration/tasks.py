@@ -9,7 +9,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from migration import recovery
-from migration.services import driving, plans
+from migration.services import confirming, driving, plans
 
 
 @shared_task
@@ -26,3 +26,13 @@ def sweep_transitions() -> None:
 @shared_task
 def plan_dataset(dataset_id: int) -> None:
     plans.make_plan(dataset_id=dataset_id, wall=timezone.now())
+
+
+@shared_task
+def confirm_seen() -> None:
+    confirming.confirm_seen(wall=timezone.now())
+
+
+@shared_task
+def expire_recommendations() -> None:
+    plans.expire_recommendations(wall=timezone.now())

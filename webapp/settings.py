@@ -102,6 +102,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -181,6 +182,8 @@ CELERY_TASK_ROUTES = {
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
 PERIODIC_TASKS = [
     ("migration.tasks.sweep_transitions", 1.0),
+    ("migration.tasks.confirm_seen", 15.0),
+    ("migration.tasks.expire_recommendations", 60.0),
 ]
 CELERY_BEAT_SCHEDULE = {
     task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
@@ -204,6 +207,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Forecast, plan and move virtual desktops.",
     "VERSION": version(),
     "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
 }
 
