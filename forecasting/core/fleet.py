@@ -26,6 +26,8 @@ from forecasting.core.seasonal import HABITS, habit_quantiles
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
 
+ENGINE_NAME = "combined"
+ENGINE_VERSION = "1"
 BACKTEST_LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 # What is known of the next hours differs in kind from what is known of the next days.
 BAND_ENDS_H = (6.0, 24.0, np.inf)
@@ -235,6 +237,8 @@ def _members(
                 leads=trial.leads,
                 levels=levels,
             )
+    # Where no comparable hour was ever seen, Prophet's curves are free to go anywhere.
+    said[0][~np.isfinite(said[1:]).all(axis=-1).any(axis=0)] = np.nan
     return _within_reach(said, values)
 
 

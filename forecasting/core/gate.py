@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
 
 from forecasting.core.arrays import FloatArray
 
@@ -27,8 +26,8 @@ class Gate:
 
     def weights(self, circumstances: FloatArray) -> FloatArray:
         """Weights of the guesses in each case, shape (n_cases, n_guesses), rows summing to 1."""
-        result: FloatArray = softmax(circumstances @ self.coefficients, axis=1)
-        return result
+        weight, _ = _softmax(self.coefficients.T @ circumstances.T)
+        return weight.T
 
 
 def fit_gate(
@@ -48,18 +47,26 @@ def fit_gate(
     prior_cases : strength of the leaning
     """
     floored = (1 - LEAST_PROBABILITY) * guesses + LEAST_PROBABILITY
-    log_guess = np.log(floored)
+    facts = np.ascontiguousarray(circumstances.T)
+    log_guess = np.ascontiguousarray(np.log(floored).T)
 
     def loss(flat: FloatArray) -> tuple[float, FloatArray]:
         coefficients = flat.reshape(prior.shape)
-        logits = circumstances @ coefficients
-        joint = logits + log_guess
-        top = logsumexp(joint, axis=1, keepdims=True)
-        base = logsumexp(logits, axis=1, keepdims=True)
+        logits = coefficients.T @ facts
+        weight, base = _softmax(logits)
+        blame, top = _softmax(logits + log_guess)
         pull = coefficients - prior
-        value = -(importance * (top - base)[:, 0]).sum() + prior_cases / 2 * (pull**2).sum()
-        blame = (np.exp(logits - base) - np.exp(joint - top)) * importance[:, None]
-        return float(value), (circumstances.T @ blame + prior_cases * pull).ravel()
+        value = (importance * (base - top)).sum() + prior_cases / 2 * (pull**2).sum()
+        slope = facts @ ((weight - blame) * importance).T + prior_cases * pull
+        return float(value), slope.ravel()
 
     best = minimize(loss, prior.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 150})
     return Gate(best.x.reshape(prior.shape))
+
+
+def _softmax(logits: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Softmax over the first axis, and the log of its normaliser."""
+    top = logits.max(axis=0)
+    power = np.exp(logits - top)
+    total = power.sum(axis=0)
+    return power / total, top + np.log(total)

@@ -36,7 +36,7 @@ from forecasting.errors import InvalidHistory
 ELSEWHERE_KEY = "elsewhere"
 # Past moments to learn from, and how much of what followed; more adds seconds, not accuracy.
 LESSONS = 12
-MOST_CASES = 60_000
+MOST_CASES = 20_000
 BAND_ENDS_H = np.array([6.0, 24.0])
 # Before any evidence: somewhere new is a rare guess.
 NEW_PLACE_LOGIT = -3.0
