@@ -1,0 +1,210 @@
+"""Forecasting a whole data set: one generation of profiles, visible when it is complete."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from celery import current_app
+from django.contrib.auth.models import AbstractUser
+from django.db import transaction
+
+from desktops import events
+from desktops.errors import NotPermitted
+from desktops.models import Dataset
+from desktops.selectors import datasets_for
+from forecasting.core import profiles as core
+from forecasting.core.calendar import Event, Holidays, country_holidays, event_flags
+from forecasting.core.fleet import ENGINE_NAME
+from forecasting.core.location import LocationModel
+from forecasting.core.timeline import Timeline
+from forecasting.errors import InvalidCalendar, InvalidHistory
+from forecasting.history import FleetHistory, Subject, read_history
+from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.services.places import fit_places
+
+FORECAST = "forecasting.tasks.run_forecast"
+REQUEST = "migration.operate_transition"
+HISTORY_DAYS = 56
+SUBJECTS_AT_ONCE = 1000
+KEPT_GENERATIONS = 3
+
+Progress = Callable[[int, int], None]
+
+
+def request_forecast(*, dataset_id: int, actor: AbstractUser, at: datetime) -> None:
+    """Ask for a new forecast; a worker makes it. Raises NotPermitted."""
+    dataset = datasets_for(actor).filter(pk=dataset_id).first()
+    if dataset is None or not actor.has_perm(REQUEST):
+        raise NotPermitted("Only an operator of this data set may ask for a forecast.")
+    with transaction.atomic():
+        events.record(
+            kind="forecast.requested",
+            subject=dataset,
+            at=at,
+            pool_id=None,
+            actor=actor.get_username(),
+            dataset=dataset.name,
+        )
+        transaction.on_commit(
+            lambda: current_app.send_task(FORECAST, args=[dataset_id]), robust=True
+        )
+
+
+def run_forecast(
+    *, dataset_id: int, clock: Callable[[], datetime], progress: Progress | None = None
+) -> Generation:
+    """Forecast every subject of a data set from its own clock on.
+
+    progress : told how many profiles of how many are written
+    Raises InvalidHistory when there is nobody to forecast. A generation that fails stays
+    invisible and says why; the one before it goes on being shown.
+    """
+    dataset = Dataset.objects.get(pk=dataset_id)
+    as_of = dataset.clock(wall=clock()).replace(minute=0, second=0, microsecond=0)
+    generation = Generation.objects.create(
+        dataset=dataset, as_of=as_of, engine=ENGINE_NAME, started_at=clock()
+    )
+    try:
+        _forecast(generation, clock=clock, progress=progress)
+    except Exception as error:
+        Generation.objects.filter(pk=generation.pk).update(
+            state=Generation.State.FAILED,
+            failure=f"{type(error).__name__}: {error}"[:500],
+            finished_at=clock(),
+        )
+        raise
+    generation.refresh_from_db()
+    return generation
+
+
+def _forecast(
+    generation: Generation, *, clock: Callable[[], datetime], progress: Progress | None
+) -> None:
+    dataset, as_of = generation.dataset, generation.as_of
+    history = read_history(dataset, until=as_of, days=HISTORY_DAYS)
+    total = len(history.subjects)
+    if not total:
+        raise InvalidHistory(f"{dataset} has nobody to forecast: import activity first.")
+    Generation.objects.filter(pk=generation.pk).update(profiles_total=total)
+    places = fit_places(dataset, until=as_of)
+    done = 0
+    for rows in _pieces(history.subjects):
+        made = _profiles(history, rows, as_of=as_of, places=places)
+        subjects = [history.subjects[row] for row in rows]
+        ResourceDemandProfile.objects.bulk_create(
+            (_row(generation, s, p) for s, p in zip(subjects, made, strict=True)),
+            batch_size=100,
+        )
+        done += len(rows)
+        Generation.objects.filter(pk=generation.pk).update(profiles_done=done)
+        if progress:
+            progress(done, total)
+    _publish(generation, at=clock())
+
+
+def _pieces(subjects: Sequence[Subject]) -> Iterator[list[int]]:
+    """Rows by time zone, as rhythms follow the wall clock, in pieces of bounded memory."""
+    by_zone: dict[str, list[int]] = defaultdict(list)
+    for row, subject in enumerate(subjects):
+        by_zone[subject.time_zone].append(row)
+    for rows in by_zone.values():
+        for first in range(0, len(rows), SUBJECTS_AT_ONCE):
+            yield rows[first : first + SUBJECTS_AT_ONCE]
+
+
+def _profiles(
+    history: FleetHistory, rows: list[int], *, as_of: datetime, places: LocationModel
+) -> list[core.ResourceDemandProfile]:
+    subjects = [history.subjects[row] for row in rows]
+    start = history.start.astimezone(ZoneInfo(subjects[0].time_zone))
+    active = history.active_ratio[rows]
+    made = core.build_profiles(
+        {name: values[rows] for name, values in history.demand.items()},
+        active_ratio=active if np.isfinite(active).any() else None,
+        start=start,
+        pool=[s.pool_id for s in subjects],
+        holidays=_holidays(subjects, start, history.hours),
+        locations=places,
+        people=[s.desktop_user_id for s in subjects],
+    )
+    assert all(profile.starts_at == as_of for profile in made)
+    return [replace(profile, starts_at=as_of) for profile in made]
+
+
+def _holidays(subjects: Sequence[Subject], start: datetime, hours: int) -> Holidays | None:
+    """Public holidays of each subject's country, in its own zone; none where none are known."""
+    countries = sorted({s.country for s in subjects})
+    timeline = Timeline(start, core.HOUR, hours, core.HORIZON_HOURS)
+    end = start + (hours + core.HORIZON_HOURS) * core.HOUR
+    calendars = [_known_holidays(country, start, end) for country in countries]
+    if not any(calendars):
+        return None
+    column = {country: i for i, country in enumerate(countries)}
+    calendar = np.array([column[s.country] for s in subjects], dtype=np.int64)
+    return event_flags(calendars, timeline=timeline, calendar=calendar)
+
+
+def _known_holidays(country: str, start: datetime, end: datetime) -> list[Event]:
+    if not country:
+        return []
+    try:
+        return country_holidays(
+            country, start=start, end=end + timedelta(days=1), zone=start.tzinfo or ZoneInfo("UTC")
+        )
+    except InvalidCalendar:
+        return []
+
+
+def _row(
+    generation: Generation, subject: Subject, profile: core.ResourceDemandProfile
+) -> ResourceDemandProfile:
+    return ResourceDemandProfile(
+        generation=generation,
+        pool_id=subject.pool_id,
+        desktop_user_id=subject.desktop_user_id,
+        desktop_id=subject.desktop_id,
+        starts_at=profile.starts_at,
+        levels=list(profile.levels),
+        p_active=None if profile.p_active is None else _rounded(profile.p_active).tolist(),
+        location={place: _rounded(p).tolist() for place, p in profile.location.items()},
+        engine=profile.engine,
+        is_from_pool=not profile.enough_history,
+        history_hours=profile.history_hours,
+        **{name: _quantiles(getattr(profile, name)) for name in core.RESOURCES},
+    )
+
+
+def _quantiles(values: np.ndarray) -> list[list[float]] | None:
+    """None where nothing is known: JSON and arrays of numbers have no NaN."""
+    known: list[list[float]] | None = values.tolist() if np.isfinite(values).all() else None
+    return known
+
+
+def _rounded(probability: np.ndarray) -> np.ndarray:
+    """Five places are more than anybody can check, and half the bytes."""
+    return np.round(probability, 5)
+
+
+def _publish(generation: Generation, *, at: datetime) -> None:
+    """Make the generation the one that is shown, and drop those nobody refers to any more."""
+    dataset = generation.dataset
+    with transaction.atomic():
+        Generation.objects.filter(pk=generation.pk).update(
+            state=Generation.State.COMPLETE, finished_at=at
+        )
+        old = dataset.generations.filter(plans__isnull=True).values_list("pk", flat=True)
+        Generation.objects.filter(pk__in=list(old[KEPT_GENERATIONS:])).delete()
+        for pool_id in dataset.pools.values_list("pk", flat=True):
+            events.record(
+                kind="forecast.made",
+                subject=generation,
+                at=at,
+                pool_id=pool_id,
+                dataset=dataset.name,
+                as_of=generation.as_of.isoformat(),
+            )
