@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db.models import Q, QuerySet
+from django.db.models import Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery
 
-from desktops.models import Dataset, Desktop, DesktopUser, Event, Pool
+from desktops.models import (
+    Activity,
+    Dataset,
+    Desktop,
+    DesktopUser,
+    Event,
+    FlavorPrice,
+    Pool,
+    Region,
+    RoundTrip,
+    Site,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractUser, AnonymousUser
 
     Viewer = AbstractUser | AnonymousUser
 
-ADMIN_GROUP = "admin"
+# "Now" for where somebody is: an older observation says nothing about the present.
+PRESENCE = timedelta(hours=24)
 
 
 def is_fleet_admin(viewer: Viewer) -> bool:
-    """Fleet admins see every pool; everybody else the pools they are members of."""
-    return viewer.is_active and (
-        viewer.is_superuser or viewer.groups.filter(name=ADMIN_GROUP).exists()
-    )
+    """Whoever may configure pools sees every pool; everybody else those they are members of."""
+    return viewer.has_perm("desktops.change_pool")
+
+
+def may_see_names(viewer: Viewer) -> bool:
+    return viewer.has_perm("desktops.view_names")
 
 
 def pools_for(viewer: Viewer) -> QuerySet[Pool]:
-    if not viewer.is_authenticated:
+    """A role says what somebody may do, membership says where; without a role there is nothing."""
+    if not (viewer.is_authenticated and viewer.has_perm("desktops.view_pool")):
         return Pool.objects.none()
     if is_fleet_admin(viewer):
         return Pool.objects.all()
@@ -32,15 +48,49 @@ def pools_for(viewer: Viewer) -> QuerySet[Pool]:
 
 
 def datasets_for(viewer: Viewer) -> QuerySet[Dataset]:
-    return Dataset.objects.filter(pools__in=pools_for(viewer)).distinct()
+    return Dataset.objects.filter(pk__in=pools_for(viewer).values("dataset"))
 
 
 def people_for(viewer: Viewer) -> QuerySet[DesktopUser]:
     return DesktopUser.objects.filter(pool__in=pools_for(viewer))
 
 
+def people_listed(viewer: Viewer, *, search: str = "") -> QuerySet[DesktopUser]:
+    """People with what a list shows of them. Names are searched only for those who may see them."""
+    people = people_for(viewer).select_related(
+        "dataset", "pool", "home_site", "desktop__region", "desktop__flavor"
+    )
+    if not search:
+        return people
+    matches = Q(pseudonym__icontains=search) | Q(desktop__key__icontains=search)
+    if may_see_names(viewer):
+        matches |= Q(name__icontains=search)
+    return people.filter(matches)
+
+
 def desktops_for(viewer: Viewer) -> QuerySet[Desktop]:
     return Desktop.objects.filter(pool__in=pools_for(viewer))
+
+
+def desktops_listed(viewer: Viewer, *, search: str = "") -> QuerySet[Desktop]:
+    """Desktops with what a list shows of them."""
+    desktops = desktops_for(viewer).select_related(
+        "dataset", "pool", "region", "flavor", "desktop_user"
+    )
+    if not search:
+        return desktops
+    return desktops.filter(Q(key__icontains=search) | Q(label__icontains=search))
+
+
+def regions_for(viewer: Viewer) -> QuerySet[Region]:
+    """Geography is no secret to anybody with a role."""
+    return (
+        Region.objects.all() if viewer.has_perm("desktops.view_region") else Region.objects.none()
+    )
+
+
+def sites_for(viewer: Viewer) -> QuerySet[Site]:
+    return Site.objects.all() if viewer.has_perm("desktops.view_site") else Site.objects.none()
 
 
 def events_for(viewer: Viewer, *, after: int = 0) -> QuerySet[Event]:
@@ -50,3 +100,82 @@ def events_for(viewer: Viewer, *, after: int = 0) -> QuerySet[Event]:
     return Event.objects.filter(
         Q(pool__isnull=True) | Q(pool__in=pools_for(viewer)), seq__gt=after
     ).order_by("seq")
+
+
+def last_seq() -> int:
+    """The newest event's number; a page that shows the state as of it misses nothing after it."""
+    return Event.objects.aggregate(last=Max("seq"))["last"] or 0
+
+
+def desktops_by_region(viewer: Viewer, *, dataset: Dataset) -> QuerySet[Desktop, dict[str, object]]:
+    """Rows of region, running and total, largest first; desktops without a region last."""
+    return (
+        desktops_for(viewer)
+        .filter(dataset=dataset)
+        .values("region", label=F("region__label"), cloud=F("region__cloud"))
+        .annotate(total=Count("pk"), running=Count("pk", filter=Q(state=Desktop.State.RUNNING)))
+        .order_by(F("total").desc(), F("label").asc(nulls_last=True))
+    )
+
+
+def people_by_site(
+    viewer: Viewer, *, dataset: Dataset, at: datetime
+) -> list[dict[str, str | int | float]]:
+    """Where people were last seen in the day before `at`: site and number, most people first."""
+    newest = (
+        Activity.objects.filter(
+            desktop_user=OuterRef("pk"), site__isnull=False, hour__gt=at - PRESENCE, hour__lte=at
+        )
+        .order_by("-hour")
+        .values("site")[:1]
+    )
+    seen = (
+        people_for(viewer)
+        .filter(dataset=dataset)
+        .annotate(seen_at=Subquery(newest))
+        .filter(seen_at__isnull=False)
+        .values("seen_at")
+        .annotate(people=Count("pk"))
+        .order_by("-people", "seen_at")
+    )
+    counts = {row["seen_at"]: row["people"] for row in seen}
+    sites = Site.objects.in_bulk(counts)
+    return [
+        {
+            "code": sites[pk].code,
+            "label": sites[pk].label,
+            "latitude": sites[pk].latitude,
+            "longitude": sites[pk].longitude,
+            "people": people,
+        }
+        for pk, people in counts.items()
+    ]
+
+
+def newest_site(person: DesktopUser, *, at: datetime) -> Activity | None:
+    """The newest observation of where somebody was, at or before `at`."""
+    return (
+        Activity.objects.filter(desktop_user=person, site__isnull=False, hour__lte=at)
+        .select_related("site")
+        .order_by("-hour")
+        .first()
+    )
+
+
+def activity_of(
+    *, person: DesktopUser | None, desktop: Desktop | None, since: datetime, until: datetime
+) -> QuerySet[Activity]:
+    """What was observed of a person, or of a machine without one, hour by hour."""
+    subject = Q(desktop_user=person) if person else Q(desktop=desktop)
+    return Activity.objects.filter(subject, hour__gte=since, hour__lt=until).order_by("hour")
+
+
+def regions_priced(viewer: Viewer) -> QuerySet[Region]:
+    """Regions with the prices of their flavors."""
+    return regions_for(viewer).prefetch_related(
+        Prefetch("prices", FlavorPrice.objects.select_related("flavor"))
+    )
+
+
+def round_trips_to(region: Region) -> QuerySet[RoundTrip]:
+    return RoundTrip.objects.filter(region=region).select_related("site").order_by("rtt_ms")
