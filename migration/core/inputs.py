@@ -69,6 +69,7 @@ class WorldTables:
     link_bytes_per_s : (R, R), what the product may use of the link; 0 where there is none
     quota_headroom : (Q, R), what is left of each kind of quota
     quota_use : (Q, F), what one server of the flavor takes of it
+    volume_headroom_bytes : (R,) what is left for the volumes of new shadows; None is no limit
     site_zones : IANA names for the times in sentences; UTC where left out
     """
 
@@ -88,6 +89,7 @@ class WorldTables:
     quota_use: FloatArray
     strategies: Sequence[Strategy]
     site_zones: Sequence[str] | None = None
+    volume_headroom_bytes: FloatArray | None = None
 
     def __post_init__(self) -> None:
         sites, regions, flavors = len(self.sites), len(self.regions), len(self.flavors)
@@ -112,6 +114,8 @@ class WorldTables:
             "quota_use",
         ):
             _is_non_negative(name, getattr(self, name))
+        if self.volume_headroom_bytes is not None:
+            _has_shape("volume_headroom_bytes", self.volume_headroom_bytes, (regions,))
         if self.flavor_price_per_hour.dtype.kind != "i":
             raise PlanInputError("flavor_price_per_hour must be whole micro-units (int64)")
         if not self.strategies:
@@ -172,9 +176,20 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
-    """What every desktop shares beside quota and links. moves per hour are expected cutovers."""
+    """What every desktop shares beside quota and links, and how hard to look for the best share.
+
+    max_moves_per_hour : expected cutovers, there and back, in any hour of the horizon
+    solver_gap : relative distance from the best total gain at which the solver may stop
+    solver_seconds : after which the best answer so far counts
+    """
 
     max_moves_per_hour: float = float("inf")
+    solver_gap: float = 1e-6
+    solver_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.max_moves_per_hour >= 0 or not self.solver_seconds > 0:
+            raise PlanInputError("FleetLimits needs moves at least 0 and solver seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)

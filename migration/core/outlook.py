@@ -72,9 +72,14 @@ class World:
 
     def hot_price(self, pool: IntArray, region: IntArray) -> IntArray:
         """(m,) price per hour of a hot shadow's server, `NOT_OFFERED` where there is none."""
-        flavor = np.array([-1 if p.hot_flavor is None else p.hot_flavor for p in self.policies])
-        price = self.tables.flavor_price_per_hour[flavor[pool], region]
-        return np.where(flavor[pool] < 0, NOT_OFFERED, price)
+        flavor = self.hot_flavor(pool)
+        price = self.tables.flavor_price_per_hour[flavor, region]
+        return np.where(flavor < 0, NOT_OFFERED, price)
+
+    def hot_flavor(self, pool: IntArray) -> IntArray:
+        """(m,) the small flavor of each pool's hot shadows, -1 where it has none."""
+        flavor = [-1 if p.hot_flavor is None else p.hot_flavor for p in self.policies]
+        return np.array(flavor, dtype=np.int64)[pool]
 
 
 def _setting(policy: PoolPolicy, name: str) -> int | float:
