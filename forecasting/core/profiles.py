@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -81,7 +81,8 @@ def build_profiles(
     Returns one profile per subject, in order.
     """
     n_subjects, n_hours = _checked_shape(demand, active_ratio, pool)
-    starts_at = start + n_hours * HOUR
+    # In UTC: adding hours to a wall clock that changes in between lands an hour off.
+    starts_at = start.astimezone(UTC) + n_hours * HOUR
     in_session = _hours_that_count(active_ratio, (n_subjects, n_hours))
     enough = np.zeros(n_subjects, dtype=np.bool_)
     seen_hours = np.zeros(n_subjects, dtype=np.int64)
@@ -181,8 +182,7 @@ def _mixture(forecasts: FloatArray, levels: Sequence[float]) -> FloatArray:
     order = np.argsort(level)
     rising = level[order]
     edges = np.concatenate([[0.0], (rising[1:] + rising[:-1]) / 2, [1.0]])
-    finite: BoolArray = np.asarray(np.isfinite(forecasts).all(axis=(1, 2)))
-    known = forecasts[finite][:, :, order]
+    known = forecasts[np.all(np.isfinite(forecasts), axis=(1, 2))][:, :, order]
     if not len(known):
         return np.full(forecasts.shape[1:], np.nan)
     values = np.moveaxis(known, 1, 0).reshape(forecasts.shape[1], -1)
@@ -206,7 +206,7 @@ def _p_active(
     if active_ratio is None or not np.isfinite(active_ratio).any():
         return [None] * len(people)
     probability = forecast_activity(active_ratio, start=start, horizon=horizon, holidays=holidays)
-    seen = np.isfinite(active_ratio).any(axis=1)
+    seen = np.any(np.isfinite(active_ratio), axis=1).tolist()
     return [
         probability[i] if seen[i] or person is not None else None for i, person in enumerate(people)
     ]
