@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from desktops.clouds.simulator import connect
 from desktops.core.cloud import Cloud
-from tests.support.simulator import GB, simulator, two_regions
+from tests.support.simulator import GB, TOKEN, simulator, two_regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ def _simulator() -> Iterator[Ground]:
         }
     with tempfile.TemporaryDirectory() as folder, simulator(Path(folder)) as process:
         process.admin.load_world(world)
-        unreachable = process.cloud("unreachable")
-        unreachable._client._url = "http://127.0.0.1:9"  # the discard port: nobody listens
+        # The discard port: nobody listens.
+        unreachable = connect("unreachable", url="http://127.0.0.1:9", token=TOKEN)
         yield Ground(
             cloud=process.cloud(),
             source="east",

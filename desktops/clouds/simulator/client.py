@@ -22,8 +22,7 @@ class Client:
         self._url = url.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
-        self._http: httpx.Client | None = None
-        self._pid = 0
+        self._connect()
 
     def call(self, operation: str, /, **arguments: Any) -> Any:
         return self.send("POST", operation, arguments)
@@ -45,20 +44,21 @@ class Client:
             ) from None
         raise EXCEPTIONS.get(code, CloudError)(message)
 
-    def _session(self) -> httpx.Client:
-        # A worker process forked after the first call must not share its parent's connections.
-        if self._http is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._http = httpx.Client(
-                base_url=self._url,
-                headers={"Authorization": f"Bearer {self._token}"},
-                timeout=self._timeout_s,
-                # Loopback: a proxy named in the environment has no business here.
-                trust_env=False,
-            )
-        return self._http
-
     def close(self) -> None:
-        if self._http is not None and self._pid == os.getpid():
-            self._http.close()
-        self._http = None
+        self._http.close()
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._http = httpx.Client(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=self._timeout_s,
+            # Loopback: a proxy named in the environment has no business here.
+            trust_env=False,
+        )
+
+    def _session(self) -> httpx.Client:
+        # A worker process forked since must not share its parent's connections.
+        if self._pid != os.getpid():
+            self._connect()
+        return self._http
