@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -94,7 +93,7 @@ def _forecast(
     places = fit_places(dataset, until=as_of)
     done = 0
     for rows in _pieces(history.subjects):
-        made = _profiles(history, rows, as_of=as_of, places=places)
+        made = _profiles(history, rows, places=places)
         subjects = [history.subjects[row] for row in rows]
         ResourceDemandProfile.objects.bulk_create(
             (_row(generation, s, p) for s, p in zip(subjects, made, strict=True)),
@@ -118,12 +117,12 @@ def _pieces(subjects: Sequence[Subject]) -> Iterator[list[int]]:
 
 
 def _profiles(
-    history: FleetHistory, rows: list[int], *, as_of: datetime, places: LocationModel
+    history: FleetHistory, rows: list[int], *, places: LocationModel
 ) -> list[core.ResourceDemandProfile]:
     subjects = [history.subjects[row] for row in rows]
     start = history.start.astimezone(ZoneInfo(subjects[0].time_zone))
     active = history.active_ratio[rows]
-    made = core.build_profiles(
+    return core.build_profiles(
         {name: values[rows] for name, values in history.demand.items()},
         active_ratio=active if np.isfinite(active).any() else None,
         start=start,
@@ -132,15 +131,13 @@ def _profiles(
         locations=places,
         people=[s.desktop_user_id for s in subjects],
     )
-    assert all(profile.starts_at == as_of for profile in made)
-    return [replace(profile, starts_at=as_of) for profile in made]
 
 
 def _holidays(subjects: Sequence[Subject], start: datetime, hours: int) -> Holidays | None:
     """Public holidays of each subject's country, in its own zone; none where none are known."""
     countries = sorted({s.country for s in subjects})
     timeline = Timeline(start, core.HOUR, hours, core.HORIZON_HOURS)
-    end = start + (hours + core.HORIZON_HOURS) * core.HOUR
+    end = start + (hours + core.HORIZON_HOURS) * core.HOUR + timedelta(days=1)
     calendars = [_known_holidays(country, start, end) for country in countries]
     if not any(calendars):
         return None
@@ -153,9 +150,7 @@ def _known_holidays(country: str, start: datetime, end: datetime) -> list[Event]
     if not country:
         return []
     try:
-        return country_holidays(
-            country, start=start, end=end + timedelta(days=1), zone=start.tzinfo or ZoneInfo("UTC")
-        )
+        return country_holidays(country, start=start, end=end, zone=start.tzinfo or ZoneInfo("UTC"))
     except InvalidCalendar:
         return []
 
