@@ -2,6 +2,7 @@
 
 DesktopsError
 ├── InvalidFile      an input file was refused; nothing of it was kept
+├── NameTaken        the name belongs to something of another kind or data set
 └── NotPermitted     the viewer may not do this
 """
 
@@ -14,6 +15,10 @@ class DesktopsError(Exception):
 
 class InvalidFile(DesktopsError):
     """An input file was refused; nothing of it was kept."""
+
+
+class NameTaken(DesktopsError):
+    """The name belongs to something of another kind or data set."""
 
 
 class NotPermitted(DesktopsError):
