@@ -1,19 +1,18 @@
-"""Migrate, seed and give the demo's administrator a new password. The demo runs this."""
+"""Make tables, fleet, forecast, plan and administrator of the demo. The demo runs this."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from migration.models import Plan
 from webapp.accounts import make_administrator
-
-SEEDED = settings.DATA_DIR / "seeded"
+from webapp.seeding import DATASET
 
 
 def has_migrations_to_apply() -> bool:
@@ -29,7 +28,10 @@ class Command(BaseCommand):
         if has_migrations_to_apply():
             self.stdout.write("Making the tables ...")
             call_command("migrate", verbosity=0, interactive=False)
-        if not SEEDED.exists():
+        if not Plan.objects.filter(dataset__name=DATASET).exists():
             call_command("seed_demo")
-            SEEDED.touch()
+            self.stdout.write("Forecasting demand and whereabouts ...")
+            call_command("forecast", DATASET)
+            self.stdout.write("Planning ...")
+            call_command("plan", DATASET)
         make_administrator(username="admin", password=os.environ["DEMO_PASSWORD"])
