@@ -108,11 +108,16 @@ def last_seq() -> int:
 
 
 def desktops_by_region(viewer: Viewer, *, dataset: Dataset) -> QuerySet[Desktop, dict[str, object]]:
-    """Rows of region, running and total, largest first; desktops without a region last."""
+    """Rows of region (label, position), running and total, largest first."""
     return (
         desktops_for(viewer)
         .filter(dataset=dataset)
-        .values("region", label=F("region__label"), cloud=F("region__cloud"))
+        .values(
+            "region",
+            label=F("region__label"),
+            latitude=F("region__latitude"),
+            longitude=F("region__longitude"),
+        )
         .annotate(total=Count("pk"), running=Count("pk", filter=Q(state=Desktop.State.RUNNING)))
         .order_by(F("total").desc(), F("label").asc(nulls_last=True))
     )

@@ -161,7 +161,8 @@ def _stage(state: State, visits: list[Visit], *, is_current: bool) -> Stage:
 
 
 def steps_of(transition: Transition) -> QuerySet[Step]:
-    return transition.steps.order_by("number")
+    """Its commands in the order they were sent, with the time each took."""
+    return transition.steps.order_by("number").annotate(took=F("finished_at") - F("intended_at"))
 
 
 def open_recommendation(viewer: Viewer, *, desktop: Desktop) -> Recommendation | None:

@@ -209,6 +209,14 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
+    # Many things have a state, each its own.
+    "ENUM_NAME_OVERRIDES": {
+        "DesktopState": "desktops.models.Desktop.State",
+        "GenerationState": "forecasting.models.Generation.State",
+        "RecommendationState": "migration.models.Recommendation.State",
+        "ShadowState": "migration.models.Shadow.State",
+        "TransitionState": "migration.api.serializers.STATES",
+    },
 }
 
 # Browser assets: our own, and what package-lock.json names. Nothing comes from another origin.

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, include, path
+from django.contrib.auth.views import LogoutView
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
 
+from webapp import views
 from webapp.health import healthz
-
-APPS = ("webapp", "desktops", "forecasting", "migration")
-
-
-def _existing(prefix: str, modules: list[str]) -> list[URLPattern | URLResolver]:
-    return [path(prefix, include(module)) for module in modules if find_spec(module)]
-
 
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
+    path("sign-in/", views.SignIn.as_view(), name="login"),
+    path("sign-out/", LogoutView.as_view(), name="logout"),
+    path("", views.overview, name="overview"),
+    path("people/<int:pk>/", views.person, name="person"),
+    path("desktops/<int:pk>/", views.desktop, name="desktop"),
+    path("datasets/<int:pk>/forecast/", views.forecast_again, name="forecast_again"),
+    path("datasets/<int:pk>/plan/", views.plan_again, name="plan_again"),
+    path("datasets/<int:pk>/map.json", views.fleet_map, name="fleet_map"),
+    path("api/", views.api, name="api"),
     path("admin/", admin.site.urls),
-    *_existing("", [f"{app}.urls" for app in APPS if app != "webapp"]),
-    *_existing("api/v1/", [f"{app}.api.urls" for app in APPS if app != "webapp"]),
+    path("", include("desktops.urls")),
+    path("", include("forecasting.urls")),
+    path("", include("migration.urls")),
+    path("api/v1/", include("desktops.api.urls")),
+    path("api/v1/", include("forecasting.api.urls")),
+    path("api/v1/", include("migration.api.urls")),
+    path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
 ]

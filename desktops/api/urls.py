@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from django.urls import path
+from rest_framework.routers import SimpleRouter
+
+from desktops.api import views
+
+router = SimpleRouter()
+router.register("datasets", views.DatasetViewSet)
+router.register("regions", views.RegionViewSet)
+router.register("sites", views.SiteViewSet)
+router.register("pools", views.PoolViewSet)
+router.register("people", views.PersonViewSet)
+router.register("desktops", views.DesktopViewSet)
+
+urlpatterns = [
+    path("events/", views.EventsView.as_view(), name="events"),
+    *router.urls,
+]

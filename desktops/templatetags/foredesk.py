@@ -1,0 +1,156 @@
+"""How numbers, money and times are written on pages: always with unit, zone or currency."""
+
+from __future__ import annotations
+
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from desktops.core.money import amount
+
+register = template.Library()
+
+NONE = "—"
+
+# Bootstrap's contextual colours for the states of everything.
+COLOURS = {
+    "ready": "blue",
+    "approved": "blue",
+    "complete": "green",
+    "done": "green",
+    "running": "green",
+    "promoted": "green",
+    "awaiting_approval": "yellow",
+    "pending": "yellow",
+    "retry": "orange",
+    "needs_operator": "red",
+    "failed": "red",
+    "missing": "red",
+    "rolling_back": "orange",
+    "cancelling": "orange",
+    "freezing": "azure",
+    "copying": "azure",
+    "starting": "azure",
+    "reconnecting": "azure",
+    "verifying": "azure",
+}
+
+
+@register.filter
+def money(micros: int | None, currency: str) -> str:
+    """Micro-units as an amount of `currency`: 1234567 → "1.23 USD"."""
+    return NONE if micros is None else decimal_money(amount(micros), currency)
+
+
+@register.filter
+def decimal_money(value: Decimal | None, currency: str) -> str:
+    """Two decimals, or four where two would hide the number."""
+    if value is None:
+        return NONE
+    digits = 4 if 0 < abs(value) < Decimal("0.1") else 2
+    rounded = round(value, digits)
+    sign = "\N{MINUS SIGN}" if rounded < 0 else ""
+    return f"{sign}{abs(rounded):,.{digits}f} {currency}"
+
+
+@register.filter
+def bytes_size(value: float | None) -> str:
+    """Decimal units, as links and prices count them: 1500000 → "1.5 MB"."""
+    if value is None:
+        return NONE
+    size = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB" if size < 1000 else f"{size:,.0f} TB"
+
+
+@register.filter
+def percent(ratio: float | None) -> str:
+    return NONE if ratio is None else f"{ratio * 100:.0f} %"
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    """0 → "0 ms", 1500 → "1.5 s", longer ones as a duration."""
+    if value is None:
+        return NONE
+    if value < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.1f} s" if value < 60_000 else seconds(value / 1000)
+
+
+@register.filter
+def seconds(value: float | None) -> str:
+    return NONE if value is None else duration(timedelta(seconds=value))
+
+
+@register.filter
+def duration(value: timedelta | None) -> str:
+    """The two largest units: "1 d 4 h", "2 min 5 s", "340 ms"."""
+    if value is None:
+        return NONE
+    total = value.total_seconds()
+    if total < 1:
+        return f"{total * 1000:.0f} ms"
+    if total < 60:
+        return f"{total:.1f} s" if total % 1 else f"{total:.0f} s"
+    minutes, rest = divmod(round(total), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
+    first = next(i for i, (number, _) in enumerate(parts) if number)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
+
+
+@register.filter
+def utc(at: datetime | None) -> SafeString | str:
+    """A <time> in UTC, to the minute."""
+    return _time(at, "%a %-d %b %Y %H:%M UTC")
+
+
+@register.filter
+def utc_seconds(at: datetime | None) -> SafeString | str:
+    """A <time> of day in UTC, to the second: for what happens now."""
+    return _time(at, "%H:%M:%S UTC")
+
+
+def _time(at: datetime | None, form: str) -> SafeString | str:
+    if at is None:
+        return NONE
+    moment = at.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(timespec="seconds"),
+        moment.strftime("%a %-d %b %Y %H:%M:%S UTC"),
+        moment.strftime(form),
+    )
+
+
+@register.filter
+def in_zone(at: datetime | None, zone: str) -> str:
+    """The time of day somewhere: "Mon 09:55 Europe/Paris". An unknown zone says nothing."""
+    if at is None:
+        return NONE
+    try:
+        there = at.astimezone(zoneinfo.ZoneInfo(zone))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        return ""
+    return f"{there:%a %H:%M} {zone.replace('_', ' ')}"
+
+
+@register.filter
+def colour(state: str) -> str:
+    """The colour of a state's badge."""
+    return COLOURS.get(state, "secondary")
+
+
+@register.filter
+def words(name: str) -> str:
+    """A key as words: "stop_source" → "Stop source"."""
+    return name.replace("_", " ").replace(".", " ").capitalize()

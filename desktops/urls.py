@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from django.urls import path
+
+from desktops import views
+
+urlpatterns = [
+    path("people/", views.people, name="people"),
+    path("desktops/", views.desktops, name="desktops"),
+]

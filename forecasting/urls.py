@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from django.urls import path
+
+from forecasting import views
+
+urlpatterns = [
+    path("profiles/<int:pk>/demand/<slug:resource>.json", views.demand, name="demand_figure"),
+    path("profiles/<int:pk>/presence.json", views.presence, name="presence_figure"),
+    path("profiles/<int:pk>/whereabouts.json", views.whereabouts, name="whereabouts_figure"),
+    path("profiles/<int:pk>/map.json", views.location_map, name="location_map_figure"),
+]

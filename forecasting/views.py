@@ -1,0 +1,139 @@
+"""Figures of a profile, as JSON for the charts of a page: {"figure": {"data", "layout"}}."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from django.http import Http404, HttpRequest, JsonResponse
+from django.shortcuts import get_object_or_404
+
+from desktops.models import Site
+from desktops.selectors import activity_of
+from forecasting import charts, selectors
+from forecasting.core.arrays import FloatArray
+from forecasting.core.calendar import Event, country_holidays
+from forecasting.core.profiles import HOUR, RESOURCES
+from forecasting.errors import InvalidCalendar
+from forecasting.models import ResourceDemandProfile
+
+HISTORY = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What every chart of a profile says of itself."""
+
+    row: ResourceDemandProfile
+    time_zone: str
+    source: str
+    events: list[Event]
+
+
+def demand(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
+    if resource not in RESOURCES:
+        raise Http404(f"There is no resource {resource}.")
+    told = _told(request, pk)
+    start = told.row.starts_at - HISTORY
+    return _answer(
+        charts.demand_figure(
+            selectors.values_of(told.row),
+            resource,
+            history=_observed(told.row, resource, start=start),
+            history_start=start,
+            as_of=told.row.generation.as_of,
+            time_zone=told.time_zone,
+            source=told.source,
+            events=told.events,
+        )
+    )
+
+
+def presence(request: HttpRequest, pk: int) -> JsonResponse:
+    told = _told(request, pk)
+    return _answer(
+        charts.activity_figure(
+            selectors.values_of(told.row),
+            time_zone=told.time_zone,
+            source=told.source,
+            events=told.events,
+        )
+    )
+
+
+def whereabouts(request: HttpRequest, pk: int) -> JsonResponse:
+    told = _told(request, pk)
+    return _answer(
+        charts.location_shares_figure(
+            selectors.values_of(told.row),
+            site_names={site.code: site.label for site in _sites(told.row)},
+            time_zone=told.time_zone,
+            source=told.source,
+        )
+    )
+
+
+def location_map(request: HttpRequest, pk: int) -> JsonResponse:
+    told = _told(request, pk)
+    points = {
+        site.code: charts.SitePoint(site.label, site.latitude, site.longitude)
+        for site in _sites(told.row)
+    }
+    return _answer(
+        charts.location_map_figure(
+            selectors.values_of(told.row),
+            sites=points,
+            time_zone=told.time_zone,
+            source=told.source,
+        )
+    )
+
+
+def _answer(figure: charts.Figure) -> JsonResponse:
+    return JsonResponse({"figure": figure})
+
+
+def _told(request: HttpRequest, pk: int) -> Told:
+    row = get_object_or_404(
+        selectors.profiles_for(request.user).select_related("desktop_user__home_site"), pk=pk
+    )
+    generation, person = row.generation, row.desktop_user
+    time_zone = person.time_zone if person else "UTC"
+    kind = generation.dataset.get_kind_display().lower()
+    source = (
+        f"{generation.dataset.label} ({kind} data) · forecast from what was known at"
+        f" {generation.as_of:%-d %b %Y %H:%M} UTC by {row.engine}"
+    )
+    return Told(row, time_zone, source, _holidays(row, time_zone))
+
+
+def _holidays(row: ResourceDemandProfile, time_zone: str) -> list[Event]:
+    """Public holidays where the person is at home, for the span of the charts."""
+    home = row.desktop_user.home_site if row.desktop_user else None
+    if home is None or not home.country:
+        return []
+    end = row.starts_at + timedelta(days=8)
+    try:
+        return country_holidays(
+            home.country, start=row.starts_at - HISTORY, end=end, zone=ZoneInfo(time_zone)
+        )
+    except InvalidCalendar:
+        return []
+
+
+def _observed(row: ResourceDemandProfile, resource: str, *, start: datetime) -> FloatArray:
+    """Hourly from `start` to the profile's beginning, NaN where nothing was observed."""
+    values = np.full(int(HISTORY / HOUR), np.nan)
+    seen = activity_of(
+        person=row.desktop_user, desktop=row.desktop, since=start, until=row.starts_at
+    ).values_list("hour", resource)
+    for hour, value in seen:
+        if value is not None:
+            values[int((hour - start) / HOUR)] = value
+    return values
+
+
+def _sites(row: ResourceDemandProfile) -> list[Site]:
+    return list(Site.objects.filter(code__in=row.location))

@@ -1,0 +1,61 @@
+"""What people fill in about plans and transitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from desktops.pages import ListForm
+from migration.core.machine import State
+from migration.models import Recommendation
+
+
+class PlanForm(ListForm):
+    """Which recommendations to show; without an action, those that propose something."""
+
+    ANY = "any"
+
+    action = forms.ChoiceField(
+        required=False,
+        choices=[("", "Proposals"), *Recommendation.Action.choices, (ANY, "Everything")],
+    )
+    state = forms.ChoiceField(
+        required=False, choices=[("", "Any state"), *Recommendation.State.choices]
+    )
+
+
+class TransitionsForm(ListForm):
+    state = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "Any state"),
+            ("running", "Running"),
+            *((state.value, state.label) for state in State),
+        ],
+    )
+
+
+class NoteForm(forms.Form):
+    note = forms.CharField(required=False, max_length=500)
+
+
+class ApprovalForm(NoteForm):
+    """cutover : when to cut over, once approved"""
+
+    ONCE_CONFIRMED = "confirmed"
+    AS_SOON_AS_READY = "ready"
+
+    cutover = forms.ChoiceField(
+        choices=(
+            (ONCE_CONFIRMED, "Cut over once the prediction is confirmed"),
+            (AS_SOON_AS_READY, "Cut over as soon as the shadow is ready"),
+        )
+    )
+
+    def values(self) -> dict[str, Any]:
+        """What the service is given."""
+        return {
+            "note": self.cleaned_data["note"],
+            "confirm_now": self.cleaned_data["cutover"] == self.AS_SOON_AS_READY,
+        }

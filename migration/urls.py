@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from django.urls import path
+
+from migration import views
+
+urlpatterns = [
+    path("plan/", views.plan, name="plan"),
+    path("recommendations/<int:pk>/", views.recommendation, name="recommendation"),
+    path("recommendations/<int:pk>/approve/", views.approve, name="approve"),
+    path("recommendations/<int:pk>/reject/", views.reject, name="reject"),
+    path("transitions/", views.transitions, name="transitions"),
+    path("transitions/<int:pk>/", views.transition, name="transition"),
+    path("transitions/<int:pk>/confirm/", views.confirm, name="confirm"),
+    path("transitions/<int:pk>/cancel/", views.cancel, name="cancel"),
+    path("transitions/<int:pk>/resume/", views.resume, name="resume"),
+]

@@ -1,0 +1,199 @@
+"""Pages that bring the apps together: the overview, one person, one desktop, the REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.views import LoginView
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+from drf_spectacular.generators import SchemaGenerator
+
+from desktops import selectors as fleet
+from desktops.errors import NotPermitted
+from desktops.models import Dataset, Desktop, DesktopUser, Site
+from desktops.pages import live, render_page
+from forecasting import selectors as forecasts
+from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.services.forecasts import request_forecast
+from migration import selectors as moves
+from migration.models import Plan, Recommendation, Transition
+from migration.services.plans import request_plan
+from webapp.figures import fleet_map_figure
+
+AWAITING_SHOWN = 6
+EVENTS_SHOWN = 15
+PLACES_SHOWN = 5
+PLACE_PERIODS = (
+    ("The next hour", slice(0, 1)),
+    ("The next 24 hours, on average", slice(0, 24)),
+    ("The next 7 days, on average", slice(0, 168)),
+)
+
+
+class SignIn(LoginView):
+    redirect_authenticated_user = True
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetOverview:
+    """What the overview says of one data set."""
+
+    dataset: Dataset
+    clock: datetime
+    people: int
+    desktops: int
+    regions: list[dict[str, Any]]
+    sites: list[dict[str, Any]]
+    plan: Plan | None
+    summaries: list[moves.PlanSummary]
+    awaiting: list[Recommendation]
+    running: list[Transition]
+    generation: Generation | None
+    attempt: Generation | None
+
+
+@live
+def overview(request: HttpRequest) -> HttpResponse:
+    wall = timezone.now()
+    datasets = [
+        _overview_of(request, dataset, wall) for dataset in fleet.datasets_for(request.user)
+    ]
+    events = fleet.events_for(request.user).order_by("-seq")[:EVENTS_SHOWN]
+    context = {"overviews": datasets, "events": events}
+    return render_page(request, "overview.html", context, section="overview")
+
+
+def _overview_of(request: HttpRequest, dataset: Dataset, wall: datetime) -> DatasetOverview:
+    viewer, clock = request.user, dataset.clock(wall=wall)
+    plan = moves.current_plans(viewer).filter(dataset=dataset).first()
+    awaiting = moves.awaiting_approval(viewer, dataset=dataset)
+    running = moves.still_running(moves.transitions_for(viewer)).filter(pool__dataset=dataset)
+    return DatasetOverview(
+        dataset=dataset,
+        clock=clock,
+        people=fleet.people_for(viewer).filter(dataset=dataset).count(),
+        desktops=fleet.desktops_for(viewer).filter(dataset=dataset).count(),
+        regions=list(fleet.desktops_by_region(viewer, dataset=dataset)),
+        sites=fleet.people_by_site(viewer, dataset=dataset, at=clock),
+        plan=plan,
+        summaries=moves.summarise(viewer, plan=plan) if plan else [],
+        awaiting=list(awaiting[:AWAITING_SHOWN]),
+        running=list(running),
+        generation=forecasts.latest_generation(dataset),
+        attempt=forecasts.newest_attempt(dataset),
+    )
+
+
+@live
+def person(request: HttpRequest, pk: int) -> HttpResponse:
+    someone = get_object_or_404(fleet.people_listed(request.user), pk=pk)
+    return _subject_page(request, person=someone, desktop=getattr(someone, "desktop", None))
+
+
+@live
+def desktop(request: HttpRequest, pk: int) -> HttpResponse:
+    machine = get_object_or_404(
+        fleet.desktops_listed(request.user).select_related("desktop_user__home_site"), pk=pk
+    )
+    return _subject_page(request, person=machine.desktop_user, desktop=machine)
+
+
+def _subject_page(
+    request: HttpRequest, *, person: DesktopUser | None, desktop: Desktop | None
+) -> HttpResponse:
+    """A person and their desktop are one page, whichever of them there is."""
+    viewer = request.user
+    subject = person or desktop
+    assert subject is not None
+    clock = subject.dataset.clock(wall=timezone.now())
+    profile = forecasts.profile_of(viewer, person=person, desktop=desktop)
+    context: dict[str, Any] = {
+        "person": person,
+        "desktop": desktop,
+        "dataset": subject.dataset,
+        "pool": subject.pool,
+        "clock": clock,
+        "may_see_names": fleet.may_see_names(viewer),
+        "profile": profile,
+        "places": _places(profile) if profile else [],
+        "last_seen": fleet.newest_site(person, at=clock) if person else None,
+    }
+    if desktop is not None:
+        context |= {
+            "recommendation": moves.open_recommendation(viewer, desktop=desktop),
+            "transitions": moves.transitions_for(viewer).filter(desktop=desktop)[:10],
+            "shadows": moves.shadows_for(viewer).filter(desktop=desktop).order_by("-created_at"),
+        }
+    section = "people" if person else "desktops"
+    return render_page(request, "subject.html", context, section=section)
+
+
+def _places(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
+    """The likely places in words, for the periods people ask about."""
+    labels = dict(Site.objects.filter(code__in=profile.location).values_list("code", "label"))
+    periods = [
+        (title, forecasts.likely_places(profile, hours=hours)) for title, hours in PLACE_PERIODS
+    ]
+    return [
+        {
+            "title": title,
+            "places": [
+                {"label": labels.get(code, code), "chance": chance}
+                for code, chance in ranked[:PLACES_SHOWN]
+            ],
+        }
+        for title, ranked in periods
+        if ranked
+    ]
+
+
+@require_POST
+def forecast_again(request: HttpRequest, pk: int) -> HttpResponse:
+    return _request_anew(request, pk, request_forecast, "A new forecast has been asked for.")
+
+
+@require_POST
+def plan_again(request: HttpRequest, pk: int) -> HttpResponse:
+    return _request_anew(request, pk, request_plan, "A new plan has been asked for.")
+
+
+def _request_anew(
+    request: HttpRequest, pk: int, service: Callable[..., None], done: str
+) -> HttpResponse:
+    dataset = get_object_or_404(fleet.datasets_for(request.user), pk=pk)
+    try:
+        service(dataset_id=dataset.pk, actor=request.user, at=timezone.now())
+    except NotPermitted as error:
+        raise PermissionDenied(str(error)) from error
+    messages.success(request, f"{done} It shows here when it is ready.")
+    return redirect("overview")
+
+
+def fleet_map(request: HttpRequest, pk: int) -> JsonResponse:
+    """Where people were last seen and where desktops run, as a Plotly figure."""
+    dataset = get_object_or_404(fleet.datasets_for(request.user), pk=pk)
+    clock = dataset.clock(wall=timezone.now())
+    figure = fleet_map_figure(
+        sites=fleet.people_by_site(request.user, dataset=dataset, at=clock),
+        regions=list(fleet.desktops_by_region(request.user, dataset=dataset)),
+    )
+    return JsonResponse({"figure": figure})
+
+
+def api(request: HttpRequest) -> HttpResponse:
+    """The REST API as a table, out of its own schema."""
+    schema = SchemaGenerator().get_schema(request=request, public=True)
+    operations = [
+        {"path": path, "method": method.upper(), "text": operation.get("description", "")}
+        for path, methods in sorted(schema["paths"].items())
+        for method, operation in methods.items()
+    ]
+    return render(request, "api.html", {"operations": operations, "info": schema["info"]})
