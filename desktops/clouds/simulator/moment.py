@@ -108,11 +108,11 @@ def journal_since(m: Moment, *, after: int = 0, desktop_key: str = "", limit: in
     """Journal rows with seq > after, oldest first, of one desktop or of everything."""
     if not 1 <= limit <= 50_000:
         raise BadRequest("limit: 1 to 50000 is wanted")
+    wanted, values = ("desktop_key = ? AND", [desktop_key]) if desktop_key else ("", [])
     rows = m.rows(
-        "SELECT * FROM journal WHERE seq > ? AND (? = '' OR desktop_key = ?) ORDER BY seq LIMIT ?",
+        f"SELECT * FROM journal WHERE {wanted} seq > ? ORDER BY seq LIMIT ?",
+        *values,
         after,
-        desktop_key,
-        desktop_key,
         limit,
     )
     return [

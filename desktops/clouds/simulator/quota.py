@@ -26,9 +26,12 @@ def usage(m: Moment, region: str) -> dict[str, int]:
 
 def need_quota(m: Moment, region: str, **wanted: int) -> None:
     """Raise QuotaExceeded when `wanted` of the named resources is more than is left."""
+    limits = {resource: getattr(m.region(region).quota, resource) for resource in wanted}
+    if not any(limit is not None for limit in limits.values()):
+        return
     used = usage(m, region)
     for resource, amount in wanted.items():
-        limit = getattr(m.region(region).quota, resource)
+        limit = limits[resource]
         if limit is not None and used[resource] + amount > limit:
             raise QuotaExceeded(
                 f"Quota exceeded for {resource} in {region}:"

@@ -89,12 +89,8 @@ def set_presence(m: Moment, *, desktop_key: str, is_present: bool) -> Any:
 
 
 def server_changed(m: Moment, server_id: str) -> None:
-    """Let the sessions that point to this server, or are on it, take notice."""
-    for row in m.rows(
-        "SELECT desktop_key FROM sessions WHERE server_id = ? OR connected_to = ?",
-        server_id,
-        server_id,
-    ):
+    """Let the sessions that point to this server take notice; nobody is on another."""
+    for row in m.rows("SELECT desktop_key FROM sessions WHERE server_id = ?", server_id):
         _follow(m, row["desktop_key"])
 
 

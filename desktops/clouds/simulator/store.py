@@ -41,8 +41,8 @@ CREATE TABLE servers (
     fault TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX server_key ON servers (region, key) WHERE key <> '';
-CREATE INDEX server_region ON servers (region);
-CREATE INDEX server_desktop ON servers (desktop_key) WHERE desktop_key <> '';
+CREATE INDEX server_region ON servers (region, flavor);
+CREATE INDEX server_desktop ON servers (desktop_key);
 
 -- content: what the volume holds, not counting the writes of the run in progress (run_id).
 CREATE TABLE volumes (
@@ -63,7 +63,7 @@ CREATE TABLE volumes (
     run_started_ms INTEGER
 );
 CREATE UNIQUE INDEX volume_key ON volumes (region, key) WHERE key <> '';
-CREATE INDEX volume_region ON volumes (region);
+CREATE INDEX volume_region ON volumes (region, size_bytes);
 CREATE INDEX volume_attached ON volumes (attached_to) WHERE attached_to IS NOT NULL;
 
 -- A tree of contents: each is its parent plus the writes of one run, up to run_ms of it.
@@ -173,7 +173,7 @@ CREATE TABLE journal (
     detail TEXT NOT NULL,
     accepting TEXT
 );
-CREATE INDEX journal_desktop ON journal (desktop_key, seq) WHERE desktop_key <> '';
+CREATE INDEX journal_desktop ON journal (desktop_key, seq);
 CREATE TRIGGER journal_keeps BEFORE UPDATE ON journal
 BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 CREATE TRIGGER journal_stays BEFORE DELETE ON journal
