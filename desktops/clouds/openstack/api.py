@@ -6,6 +6,7 @@ the cloud, the region and the request, never a credential.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from desktops.clouds.openstack import faults
 from desktops.core.cloud import CloudError
 
 if TYPE_CHECKING:
+    from openstack.config.cloud_region import CloudRegion
     from openstack.connection import Connection
 
 Json = dict[str, Any]
@@ -104,8 +106,6 @@ class RegionApi:
         """
         try:
             return call()
-        except CloudError:
-            raise
         except Exception as error:
             if not _is_foreign(error):
                 raise
@@ -114,29 +114,51 @@ class RegionApi:
     def _connection(self) -> Connection:
         """The connection of this process: one inherited through fork() would share sockets."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), self._translated("clouds.yaml", self._open))
+            self._opened = (os.getpid(), self._open())
         return self._opened[1]
 
     def _open(self) -> Connection:
-        import yaml  # type: ignore[import-untyped]
-        from openstack.config import OpenStackConfig
+        """Read clouds.yaml; nothing is sent yet."""
         from openstack.connection import Connection
 
         # openstacksdk 4.22 announces the end of its own InfluxDB support on every connect.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PendingDeprecationWarning)
-            try:
-                config = OpenStackConfig(app_name="foredesk").get_one(
-                    cloud=self._cloud, region_name=self._region
-                )
-            except yaml.YAMLError as error:
-                # Its message quotes the line, which may be the password's.
-                line = getattr(getattr(error, "problem_mark", None), "line", None)
-                at = "" if line is None else f" at line {line + 1}"
-                raise CloudError(f"{self._where}: clouds.yaml is not valid YAML{at}.") from None
-            if config.config.get("api_timeout") is None:
-                config.config["api_timeout"] = TIMEOUT_S
+            config = self._translated(
+                "clouds.yaml", lambda: _configuration(self._cloud, self._region)
+            )
+            if "@" in (config.config.get("auth") or {}).get("auth_url", ""):
+                raise CloudError(f"{self._where}: auth_url may not hold credentials: it is logged.")
             return Connection(config=config)
+
+
+def _configuration(cloud: str | None, region: str | None) -> CloudRegion:
+    from openstack.config import OpenStackConfig
+
+    logging.getLogger("openstack.config").addFilter(_WITHOUT_QUOTES)
+    config = OpenStackConfig(app_name="foredesk").get_one(cloud=cloud, region_name=region)
+    if config.config.get("api_timeout") is None:
+        config.config["api_timeout"] = TIMEOUT_S
+    return config
+
+
+class _WithoutQuotes(logging.Filter):
+    """openstacksdk logs a YAML error with the line it is about, which may be the password's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_place(arg) for arg in record.args)
+        return True
+
+
+_WITHOUT_QUOTES = _WithoutQuotes()
+
+
+def _place(arg: object) -> object:
+    if not isinstance(arg, Exception):
+        return arg
+    mark = getattr(arg, "problem_mark", None)
+    return type(arg).__name__ + (f" in line {mark.line + 1}" if mark else "")
 
 
 def _has_next(answer: Json, key: str) -> bool:
@@ -151,4 +173,7 @@ def _is_foreign(error: Exception) -> bool:
     from keystoneauth1.exceptions import ClientException
     from openstack.exceptions import SDKException
 
-    return isinstance(error, SDKException | ClientException | requests.RequestException)
+    # keystoneauth raises a plain Exception where clouds.yaml lacks a password.
+    return type(error) is Exception or isinstance(
+        error, SDKException | ClientException | requests.RequestException
+    )

@@ -45,6 +45,7 @@ class Seen:
     source_image: Link = Link()
     dest_image: Link = Link()
     volume: Link = Link()
+    is_abandoned: bool = False
 
     @property
     def furthest(self) -> str:
@@ -87,6 +88,8 @@ _OTHERWISE = {
 
 def next_piece(seen: Seen) -> Piece:
     """What to do next. Pure and total: the furthest resource decides."""
+    if seen.is_abandoned:
+        return Piece.FAIL
     name = seen.furthest
     phase = getattr(seen, name).phase if name else Phase.READY
     return _ONCE_READY[name] if phase is Phase.READY else _OTHERWISE[phase]
@@ -99,7 +102,7 @@ def spent(seen: Seen) -> tuple[str, ...]:
     snapshot outlives what was made from it: some back ends refuse to delete it before.
     """
     name = seen.furthest
-    if not name or getattr(seen, name).phase is not Phase.READY:
+    if seen.is_abandoned or not name or getattr(seen, name).phase is not Phase.READY:
         return ()
     behind = FROM_FAR_END[FROM_FAR_END.index(name) + 1 :]
     return tuple(

@@ -6,13 +6,13 @@ on an earlier resource. So a worker that dies between two calls loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from desktops.clouds.openstack import images, marks, volumes
 from desktops.clouds.openstack.api import RegionApi
 from desktops.clouds.openstack.chain import Link, Phase, Piece, Seen, next_piece, spent
-from desktops.core.cloud import CloudError, Conflict, JobState, VolumeCopy
+from desktops.core.cloud import CloudError, CloudFault, Conflict, JobState, VolumeCopy
 
 Json = dict[str, Any]
 
@@ -20,8 +20,19 @@ Json = dict[str, Any]
 UPLOADS = "foredesk:uploads"  # staging volume: how many uploads of it were begun
 SIZE_GIB, VOLUME_NAME = "foredesk_size_gib", "foredesk_volume_name"  # destination image
 
+ABANDONED = "foredesk:abandoned"  # snapshot
+
+STUCK = "error_deleting"  # the status of what Cinder would not delete, and will not again
+
 MAX_UPLOADS = 2  # one that fails, or whose request is lost, is tried once more
 
+_WORDS = {
+    "snapshot": "the snapshot",
+    "staging": "the volume made of the snapshot",
+    "source_image": "the upload to Glance",
+    "dest_image": "the destination's Glance to fetch the image",
+    "volume": "the volume at the destination",
+}
 _STATES = {Piece.DONE: JobState.DONE, Piece.FAIL: JobState.FAILED}
 
 
@@ -54,41 +65,55 @@ class VolumePass:
         return _report(self.key, piece, seen, left=self._tidy(seen))
 
     def abandon(self) -> None:
-        """Remove everything there is of the pass; Conflict while some of it is still there.
+        """Begin to remove everything there is of the pass.
 
-        Images first: without its image an upload or a download ends. Snapshots last: some
-        back ends keep one for as long as a volume made from it is there.
+        Raises Conflict where Cinder or Glance must first finish something, CloudFault where
+        Cinder gave up; everything else is being removed even so.
         """
-        kept = self._discard(self.dest, "image", self._images(self.dest))
-        kept += self._discard(self.source, "image", self._images(self.source))
-        kept += self._discard(self.dest, "volume", volumes.marked(self.dest, self.key))
+        self._mark_abandoned()
+        refused: list[str] = []
+        for api, what, bodies in self._remains():
+            refused += _discard(api, what, bodies)
+        if refused:
+            kind = CloudFault if all(STUCK in one for one in refused) else Conflict
+            raise kind(f"The copy {self.key!r} is not all removed: {'; '.join(refused)}.")
+
+    def _mark_abandoned(self) -> None:
+        """On the snapshot, which goes last: until then nobody may take the copy up again."""
+        for snapshot in self._snapshots():
+            if ABANDONED not in snapshot["metadata"] and snapshot["status"] != "deleting":
+                self.source.post(
+                    "block_storage",
+                    f"/snapshots/{snapshot['id']}/metadata",
+                    {"metadata": {ABANDONED: "yes"}},
+                )
+
+    def _remains(self) -> Iterator[tuple[RegionApi, str, list[Json]]]:
+        """Images first: without its image an upload or a download ends."""
+        yield self.source, "image", self._images(self.source)
+        yield self.dest, "image", self._images(self.dest)
+        yield self.dest, "volume", volumes.marked(self.dest, self.key)
         staging = self._staging_volumes()
-        kept += self._discard(self.source, "volume", staging)
-        snapshots = self._snapshots()
-        kept += (
-            [one["id"] for one in snapshots]
-            if staging
-            else self._discard(self.source, "snapshot", snapshots)
-        )
-        if kept:
-            raise Conflict(f"Still removing {', '.join(kept)} of the copy {self.key!r}: ask again.")
+        yield self.source, "volume", staging
+        yield self.source, "waiting snapshot" if staging else "snapshot", self._snapshots()
 
     # What there is.
 
     def observe(self) -> Seen:
         """Looks from the near end to the far one, so that a copy which moves on meanwhile is
         seen twice rather than not at all."""
-        snapshot = _storage_link(self.source, "snapshot", marks.oldest(self._snapshots()))
+        snapshot = marks.oldest(self._snapshots())
         staging = marks.oldest(self._staging_volumes())
         source_image = self._uploaded(staging, marks.oldest(self._images(self.source)))
         dest_image = marks.oldest(self._images(self.dest))
         volume = marks.oldest(volumes.marked(self.dest, self.key))
         return Seen(
-            snapshot=snapshot,
+            snapshot=_storage_link(self.source, "snapshot", snapshot),
             staging=_storage_link(self.source, "volume", staging),
             source_image=source_image,
             dest_image=images.imported(self.dest, dest_image) if dest_image else Link(),
             volume=_storage_link(self.dest, "volume", volume),
+            is_abandoned=snapshot is not None and ABANDONED in snapshot["metadata"],
         )
 
     def _snapshots(self) -> list[Json]:
@@ -196,17 +221,28 @@ class VolumePass:
                 left.append(str(error))
         return left
 
-    def _discard(self, api: RegionApi, what: str, bodies: list[Json]) -> list[str]:
-        """Begin to delete each; what is not gone at once, as words."""
-        delete = {
-            "image": images.delete,
-            "volume": volumes.delete,
-            "snapshot": volumes.delete_snapshot,
-        }[what]
-        for body in bodies:
-            if body["status"] != "deleting":
-                delete(api, body["id"])
-        return [] if what == "image" else [f"{what} {body['id']}" for body in bodies]
+
+_DELETE: dict[str, Callable[[RegionApi, str], None]] = {
+    "image": images.delete,
+    "volume": volumes.delete,
+    "snapshot": volumes.delete_snapshot,
+}
+
+
+def _discard(api: RegionApi, what: str, bodies: list[Json]) -> list[str]:
+    """Begin to delete each; what was refused, in words."""
+    refused = []
+    for body in bodies:
+        if body["status"] == STUCK:
+            refused.append(f"{what} {body['id']} is {STUCK}: an administrator must reset its state")
+        elif what not in _DELETE:  # some back ends refuse while a volume made from it is there
+            refused.append(f"{what} {body['id']}")
+        else:
+            try:
+                _DELETE[what](api, body["id"])
+            except Conflict as error:
+                refused.append(str(error))
+    return refused
 
 
 def _uploads(staging: Json) -> int:
@@ -232,16 +268,20 @@ def _report(key: str, piece: Piece, seen: Seen, *, left: list[str]) -> VolumeCop
     known = (seen.volume, seen.dest_image, seen.source_image)
     total = next((link.size_bytes for link in known if link.size_bytes is not None), None)
     has_arrived = seen.dest_image.phase is Phase.READY or seen.volume.is_there
-    detail = f"{seen.furthest or 'nothing'}: {piece}"
-    if piece is Piece.FAIL:
-        detail = getattr(seen, seen.furthest).detail
-    elif left:
-        detail += f"; not removed yet: {'; '.join(left)}"
     return VolumeCopy(
         key=key,
         state=_STATES.get(piece, JobState.RUNNING),
         bytes_done=(total or 0) if has_arrived else 0,
         bytes_total=total,
         volume_id=seen.volume.id or None,
-        detail=detail,
+        detail=_detail(piece, seen, left),
     )
+
+
+def _detail(piece: Piece, seen: Seen, left: list[str]) -> str:
+    if seen.is_abandoned:
+        return "abandoned, and not all of it removed yet"
+    if piece is Piece.FAIL:
+        return str(getattr(seen, seen.furthest).detail)
+    words = f"wait for {_WORDS[seen.furthest]}" if piece is Piece.WAIT else str(piece)
+    return words + (f"; not removed yet: {'; '.join(left)}" if left else "")

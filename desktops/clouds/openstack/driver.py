@@ -227,7 +227,7 @@ class OpenStackCloud:
         return values.volume_from(body, region=region)
 
     def delete_volume(self, region: str, volume_id: str) -> None:
-        volumes.delete(self._api(region), volume_id)
+        volumes.delete_with_leftovers(self._api(region), volume_id)
 
     def snapshot_volume(self, region: str, volume_id: str, *, key: str) -> Snapshot:
         name = marks.name(marks.checked(key))
@@ -261,7 +261,7 @@ class OpenStackCloud:
         return self._pass(source_region, dest_region, key).advance(volume_id)
 
     def abandon_copy(self, dest_region: str, *, source_region: str, key: str) -> None:
-        """Conflict while Cinder is still deleting: ask again until it returns."""
+        """Conflict where the cloud must first finish something: ask again until it returns."""
         self._pass(source_region, dest_region, key).abandon()
 
     # Below: what these have in common.

@@ -83,12 +83,14 @@ def _kind_without_status(error: Exception) -> type[CloudError]:
 
     if isinstance(error, auth.EndpointNotFound | sdk.EndpointNotFound):
         return NotFound  # the region has no such service, or there is no such region
+    if isinstance(error, sdk.ServiceDisabledException):
+        return NotFound
     if isinstance(error, sdk.ConfigException):
         return NotFound if "region" in str(error).lower() else CloudError
     if isinstance(error, sdk.NotSupported | auth.VersionNotAvailable):
         return Unsupported
     if isinstance(error, auth.AuthorizationFailure | auth.MissingRequiredOptions):
         return Forbidden
-    if isinstance(error, sdk.InvalidRequest | auth.MissingAuthPlugin):
-        return CloudError
+    if isinstance(error, sdk.InvalidRequest | auth.MissingAuthPlugin) or type(error) is Exception:
+        return CloudError  # clouds.yaml lacks something
     return CloudUnavailable  # not reached, timed out, or an answer that cannot be read

@@ -7,13 +7,13 @@ from typing import Any
 
 from desktops.clouds.openstack import marks, values
 from desktops.clouds.openstack.api import RegionApi
-from desktops.core.cloud import CloudError, NotFound
+from desktops.core.cloud import CloudError, Conflict, NotFound
 
 Json = dict[str, Any]
 
 
 def marked(api: RegionApi, key: str, *, mark: str = marks.KEY) -> list[Json]:
-    """Volumes that carry the mark, but for those on their way out."""
+    """Volumes that carry the mark."""
     # Cinder wants the filter as text; a cloud that ignores it sends everything.
     params = {"metadata": json.dumps({mark: key})}
     found = api.pages("block_storage", "/volumes/detail", "volumes", **params)
@@ -40,9 +40,35 @@ def create_once(api: RegionApi, wanted: Json, *, key: str, mark: str = marks.KEY
 
 
 def delete(api: RegionApi, volume_id: str) -> None:
-    """Begin to delete; deleting what is gone succeeds."""
+    """Begin to delete; deleting what is gone, or going, succeeds."""
+    _delete(api, f"/volumes/{volume_id}", "volume")
+
+
+def delete_snapshot(api: RegionApi, snapshot_id: str) -> None:
+    _delete(api, f"/snapshots/{snapshot_id}", "snapshot")
+
+
+def delete_with_leftovers(api: RegionApi, volume_id: str) -> None:
+    """Begin to delete a volume. One that still has the snapshot of a finished copy (it may go
+    only after the staging volume, which can outlast the copy) is refused once more: Conflict."""
     try:
-        api.delete("block_storage", f"/volumes/{volume_id}")
+        delete(api, volume_id)
+    except Conflict:
+        found = api.pages("block_storage", "/snapshots/detail", "snapshots", volume_id=volume_id)
+        for snapshot in found:
+            if marks.COPY in (snapshot.get("metadata") or {}):
+                delete_snapshot(api, snapshot["id"])
+        raise
+
+
+def _delete(api: RegionApi, path: str, kind: str) -> None:
+    try:
+        try:
+            api.delete("block_storage", path)
+        except Conflict:
+            # Cinder refuses to delete twice in the words it has for every other state.
+            if api.get("block_storage", path)[kind]["status"] != "deleting":
+                raise
     except NotFound:
         return
 
@@ -68,13 +94,6 @@ def snapshot_once(api: RegionApi, volume_id: str, *, name: str, key: str, mark: 
         return made
 
     return marks.once(find_snapshot, take, lambda made: delete_snapshot(api, made["id"]))
-
-
-def delete_snapshot(api: RegionApi, snapshot_id: str) -> None:
-    try:
-        api.delete("block_storage", f"/snapshots/{snapshot_id}")
-    except NotFound:
-        return
 
 
 def reason(api: RegionApi, resource_id: str) -> str:
