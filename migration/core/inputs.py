@@ -176,20 +176,16 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
-    """What every desktop shares beside quota and links, and how hard to look for the best share.
+    """What every desktop shares beside quota and links.
 
     max_moves_per_hour : expected cutovers, there and back, in any hour of the horizon
-    solver_gap : relative distance from the best total gain at which the solver may stop
-    solver_seconds : after which the best answer so far counts
     """
 
     max_moves_per_hour: float = float("inf")
-    solver_gap: float = 1e-6
-    solver_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if not self.max_moves_per_hour >= 0 or not self.solver_seconds > 0:
-            raise PlanInputError("FleetLimits needs moves at least 0 and solver seconds above 0")
+        if not self.max_moves_per_hour >= 0:
+            raise PlanInputError("FleetLimits.max_moves_per_hour must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ preparing costs. Each path is played knowing how it goes on, which makes prepari
 better than it is for people whose trips vary much in length; minimum gain and hysteresis answer
 for that. Without paths the plan is made on the hourly map.
 
-The steps: screen (`alternatives`), price (`pricing`), keep what gains enough, share what is scarce
-(`allocation`), say it (`reasons`).
+The steps: screen (`alternatives`), price (`preparing`, `resizing`), keep what gains enough, share
+what is scarce (`allocation`), say it (`writing`, `reasons`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,9 @@ from migration.core.inputs import (
     check_fleet,
 )
 from migration.core.outlook import World, look_ahead, per_path
-from migration.core.pricing import (
-    N_STAY_ITEMS,
-    Priced,
-    price_all,
-    price_preparing,
-    price_resizing,
-)
+from migration.core.preparing import price_preparing
+from migration.core.priced import N_STAY_ITEMS, Priced, price_all
+from migration.core.resizing import price_resizing
 from migration.core.slo import BoolArray, IntArray
 from migration.core.writing import WhyStay, Writer
 
@@ -73,9 +69,8 @@ def plan_fleet(
         return []
     draft = _join(drafts)
     good = draft.priced.pick(is_worth_it(draft.priced, fleet, world))
-    limits = limits or FleetLimits()
-    shared = reachable_limits(good, fleet, tables, limits)
-    share = allocate(good.row, good.gain, shared, limits)
+    shared = reachable_limits(good, fleet, tables, limits or FleetLimits())
+    share = allocate(good.row, good.gain, shared)
     labels = [limit.label for limit in shared]
     writer = Writer(fleet, world, currency, draft.stay)
     why = why_stay(draft, good, [labels[i] if i >= 0 else "" for i in share.short], fleet, world)

@@ -36,6 +36,7 @@ class Course:
     in_b: BoolArray
     cut_over: BoolArray
     cut_back: BoolArray
+    first_cut: BoolArray
 
 
 def best_response(
@@ -87,10 +88,14 @@ def follow(goes: BoolArray, returns: BoolArray) -> Course:
     in_b = np.empty(goes.shape, dtype=bool)
     cut_over = np.empty(goes.shape, dtype=bool)
     cut_back = np.empty(goes.shape, dtype=bool)
+    first_cut = np.empty(goes.shape, dtype=bool)
     now: BoolArray = np.zeros(goes.shape[1:], dtype=bool)
+    ever: BoolArray = np.zeros(goes.shape[1:], dtype=bool)
     for t in range(len(goes)):
         cut_over[t] = goes[t] & ~now
         cut_back[t] = returns[t] & now
+        first_cut[t] = cut_over[t] & ~ever
+        ever |= cut_over[t]
         now = (now | cut_over[t]) & ~cut_back[t]
         in_b[t] = now
-    return Course(in_b, cut_over, cut_back)
+    return Course(in_b, cut_over, cut_back, first_cut)

@@ -20,7 +20,7 @@ from migration.core.advice import (
 )
 from migration.core.inputs import FleetInput, PoolPolicy
 from migration.core.outlook import TIERS, World
-from migration.core.pricing import ITEMS, N_STAY_ITEMS, NO_TIER, Priced
+from migration.core.priced import ITEMS, N_STAY_ITEMS, NO_TIER, Priced
 from migration.core.slo import IntArray, to_micros
 
 RESIZE_STRATEGY = "stop"
