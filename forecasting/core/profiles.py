@@ -84,17 +84,22 @@ def build_profiles(
     # In UTC: adding hours to a wall clock that changes in between lands an hour off.
     starts_at = start.astimezone(UTC) + n_hours * HOUR
     in_session = _hours_that_count(active_ratio, (n_subjects, n_hours))
-    enough = np.zeros(n_subjects, dtype=np.bool_)
-    seen_hours = np.zeros(n_subjects, dtype=np.int64)
-    forecasts = {}
-    for name in RESOURCES:
-        history = np.where(in_session, demand[name], np.nan)
-        seen = np.isfinite(history)
-        seen_hours = np.maximum(seen_hours, seen.sum(axis=1))
-        enough |= _has_enough(seen)
-        forecasts[name] = forecast_fleet(
-            history, start=start, step=HOUR, horizon=horizon, levels=levels, holidays=holidays
-        )
+    history = np.stack([np.where(in_session, demand[name], np.nan) for name in RESOURCES])
+    seen = np.isfinite(history)
+    seen_hours = seen.sum(axis=2).max(axis=0)
+    enough = np.any([_has_enough(each) for each in seen], axis=0)
+    # All resources at once: what a call costs whatever its size is paid once, not four times.
+    together = forecast_fleet(
+        history.reshape(-1, n_hours),
+        start=start,
+        step=HOUR,
+        horizon=horizon,
+        levels=levels,
+        holidays=holidays.take(np.tile(np.arange(n_subjects), len(RESOURCES)))
+        if holidays
+        else None,
+    ).reshape(len(RESOURCES), n_subjects, horizon, len(levels))
+    forecasts = dict(zip(RESOURCES, together, strict=True))
     pool_number = np.unique([str(each) for each in pool], return_inverse=True)[1]
     quantiles = {
         name: _lend_from_pool(forecast, enough, pool_number, levels)
