@@ -111,7 +111,9 @@ class Simulation:
         self._seed = settings.seed
         self._wall_clock = wall_clock
         self._world: World = EMPTY
-        self._newest_ms = 0
+        self._newest_ms = self._db.execute(
+            "SELECT coalesce(max(at_ms), 0) FROM journal"
+        ).fetchone()[0]
         self._clock = self._stored_clock() or self._set_clock(wall_clock(), settings.speed)
         self._read_world()
         with self._lock:

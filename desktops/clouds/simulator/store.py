@@ -173,6 +173,7 @@ CREATE TABLE journal (
     detail TEXT NOT NULL,
     accepting TEXT
 );
+CREATE INDEX journal_time ON journal (at_ms);
 CREATE INDEX journal_desktop ON journal (desktop_key, seq);
 CREATE TRIGGER journal_keeps BEFORE UPDATE ON journal
 BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;

@@ -60,7 +60,10 @@ def test_time_goes_on_while_the_process_is_down_and_on_at_another_speed(bench: B
 def test_a_wall_clock_set_back_does_not_turn_back_the_cloud(bench: Bench) -> None:
     bench.wait(100)
     assert bench.cloud("now") == START_MS + 100_000
+    bench.adopt()
     bench.wait(-50)
+    assert bench.cloud("now") == START_MS + 100_000
+    bench.reopen()
     assert bench.cloud("now") == START_MS + 100_000
 
 
