@@ -66,20 +66,14 @@ class Job(threading.Thread):
         self.process = None
 
     def run(self):
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            for line in self.process.stdout:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        options.update(stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT)
+        with open(self.log, "w") as log, subprocess.Popen(self.command, **options) as process:
+            self.process = process
+            for line in process.stdout:
                 log.write(line)
                 self.state = (self.progress and self.progress(line)) or self.state
-            self.status = self.process.wait()
+            self.status = process.wait()
 
     def reason(self):
         """The line of the log that says most about a failure."""

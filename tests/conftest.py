@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import django
 import pytest
 
 from webapp.embedded import Embedded
+
+BROWSER_IS_REQUIRED = bool(os.environ.get("FOREDESK_REQUIRE_BROWSER"))
 
 _data_dir: Path | None = None
 _embedded: Embedded | None = None
@@ -39,6 +42,28 @@ def _choose_servers() -> None:
 _choose_servers()
 # Test modules import models, and pytest-django looked for the settings before this file set them.
 django.setup()
+
+
+_passed_in_browser = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Where a browser is required, a browser test that would be skipped fails."""
+    global _passed_in_browser
+    report = yield
+    if item.get_closest_marker("browser"):
+        if report.skipped and BROWSER_IS_REQUIRED:
+            report.outcome = "failed"
+            report.longrepr = f"skipped, but a browser is required: {report.longrepr[2]}"
+        _passed_in_browser |= report.when == "call" and report.passed
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if BROWSER_IS_REQUIRED and not _passed_in_browser and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nNo browser test ran, but a browser is required.")
 
 
 def pytest_unconfigure() -> None:
