@@ -253,7 +253,7 @@ def location_map_figure(
         title={"text": f"Expected whereabouts<br><sub>{source}</sub>"},
         template=None,
         showlegend=False,
-        margin={"l": 0, "r": 0, "t": 84, "b": 0},
+        margin={"l": 0, "r": 0, "t": 84, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         geo=_view(points),
     )

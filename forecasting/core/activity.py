@@ -26,6 +26,7 @@ BACKOFF_H = 2.0
 RECENT_H = 72
 LESSON_WEEKS = (1, 2, 3, 4)
 MOST_CASES = 20_000
+N_CIRCUMSTANCES = 9
 # No forecast is sure: what never happened yet may, and habits end.
 LEAST = 0.002
 
@@ -117,9 +118,10 @@ class _Evidence:
         recent = np.log(np.clip(self.recent[person], 0.05, 20.0))
         weeks = np.minimum(self.seen[person] / HOURS_PER_WEEK, 8.0) / 8
         usual = self.long[person, self.hour[person, lead]]
-        return np.stack(
-            [np.ones(len(person)), ahead, recent, recent * ahead, weeks, usual, ahead**2], axis=1
-        )
+        # How unlike the fleet this person lives: whether the fleet says anything about them.
+        unlike = np.abs(self.long - self.fleet).mean(axis=1)[person] * 4
+        facts = [ahead, ahead**2, recent, recent * ahead, weeks, usual, unlike, unlike * usual]
+        return np.stack([np.ones(len(person)), *facts], axis=1)
 
 
 def _fit_gate(active: FloatArray, hour: IntArray) -> Gate:
@@ -138,7 +140,7 @@ def _fit_gate(active: FloatArray, hour: IntArray) -> Gate:
         cases.append(
             (evidence.circumstances(person, lead), np.where(happened > 0, guess, 1 - guess))
         )
-    prior = np.zeros((7, 5))
+    prior = np.zeros((N_CIRCUMSTANCES, 5))
     prior[0] = [2.0, 1.0, 0.0, -1.0, -2.0]
     if not cases:
         return Gate(prior)

@@ -47,29 +47,27 @@ def probability_integral_transform(
     y : shape (...,), NaN where missing; q : shape (..., n_levels), non-decreasing in level
 
     Returns two arrays of the shape of y in [0, 1]. They differ where quantiles tie with the
-    observation (a forecast that half of the hours are exactly zero); a calibrated forecast is
-    uniform when each observation is spread evenly between the two. Outside the outer quantiles
-    the transform is only known to lie below the first or above the last level: the whole of that
-    stretch is returned.
+    observation (a forecast that half of the hours are exactly zero): the tie is taken to reach
+    half way to the next level. They differ, too, below the first and above the last quantile,
+    where only the stretch is known. A calibrated forecast is uniform when each observation is
+    spread evenly between the two.
     Source: Czado, Gneiting & Held (2009), "Predictive model assessment for count data".
     """
     level = np.asarray(levels, dtype=np.float64)
+    n_levels = len(level)
     padded = np.concatenate([[0.0], level, [1.0]])
+    half_way = np.concatenate([[0.0], (level[1:] + level[:-1]) / 2, [1.0]])
     below = (q < y[..., None]).sum(axis=-1)
     upto = (q <= y[..., None]).sum(axis=-1)
-    low, high = padded[below], padded[upto]
-    inside = (below == upto) & (below > 0) & (below < len(level))
     left = np.take_along_axis(q, np.clip(below - 1, 0, None)[..., None], axis=-1)[..., 0]
-    right_at = np.clip(below, None, len(level) - 1)
-    right = np.take_along_axis(q, right_at[..., None], axis=-1)[..., 0]
-    share = np.divide(y - left, right - left, out=np.zeros_like(y), where=inside & (right > left))
-    between = low + share * (padded[np.clip(below + 1, None, len(level) + 1)] - low)
-    low, high = np.where(inside, between, low), np.where(inside, between, high)
-    outside = below == upto
-    high = np.where(outside & ~inside, padded[np.clip(below + 1, None, len(level) + 1)], high)
-    # A tie at the outermost quantile may reach past it.
-    high = np.where((upto == len(level)) & ~outside, 1.0, high)
-    low = np.where((below == 0) & ~outside, 0.0, low)
+    right = np.take_along_axis(q, np.clip(below, None, n_levels - 1)[..., None], axis=-1)[..., 0]
+    inside = (below > 0) & (below < n_levels) & (right > left)
+    share = np.divide(y - left, right - left, out=np.zeros_like(y), where=inside)
+    floor, ceiling = padded[below], padded[np.minimum(below + 1, n_levels + 1)]
+    between = floor + share * (ceiling - floor)
+    tied = upto > below
+    low = np.where(tied, half_way[below], np.where(inside, between, floor))
+    high = np.where(tied, half_way[upto], np.where(inside, between, ceiling))
     missing = np.isnan(y)
     return np.where(missing, np.nan, low), np.where(missing, np.nan, high)
 

@@ -1,0 +1,237 @@
+"""The one entry point for numbers in, quantiles out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecasting.core.calendar import Event, event_flags
+from forecasting.core.fleet import forecast_fleet
+from forecasting.core.scores import coverage
+from forecasting.core.timeline import Timeline
+from forecasting.errors import InvalidCalendar, InvalidHistory
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+def forecast(history, *, horizon=24, levels=LEVELS, start=START, step=HOUR, holidays=None):
+    return forecast_fleet(
+        np.asarray(history, dtype=float),
+        start=start,
+        step=step,
+        horizon=horizon,
+        levels=levels,
+        holidays=holidays,
+    )
+
+
+def office(n_series: int, days: int, *, seed: int = 0) -> np.ndarray:
+    """Busy on working days from eight to six, idle else, with noise; Monday first."""
+    hour = np.arange(24 * days)
+    busy = (hour // 24 % 7 < 5) & (hour % 24 >= 8) & (hour % 24 < 18)
+    noise = np.random.default_rng(seed).gamma(9.0, 1 / 9, (n_series, len(hour)))
+    return noise * (0.5 + 3.0 * busy)
+
+
+series_kinds = st.sampled_from(["office", "zeros", "constant", "spikes", "noise", "late", "holes"])
+
+
+def make_series(kind: str, n_slots: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    noise = random.gamma(1.0, 1.0, n_slots)
+    match kind:
+        case "office":
+            return office(1, n_slots // 24 + 1, seed=seed)[0, :n_slots]
+        case "zeros":
+            return np.zeros(n_slots)
+        case "constant":
+            return np.full(n_slots, 3.5)
+        case "spikes":
+            return np.where(random.random(n_slots) < 0.02, 1e6 * noise, 0.0)
+        case "late":
+            return np.where(np.arange(n_slots) < n_slots * 0.8, np.nan, noise)
+        case "holes":
+            return np.where(random.random(n_slots) < 0.6, np.nan, noise)
+        case _:
+            return noise
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kinds=st.lists(series_kinds, min_size=1, max_size=4),
+    n_slots=st.integers(1, 24 * 12),
+    horizon=st.integers(1, 60),
+    seed=st.integers(0, 10_000),
+)
+def test_quantiles_rise_with_level_and_stay_above_zero(kinds, n_slots, horizon, seed):
+    history = np.stack([make_series(kind, n_slots, seed + i) for i, kind in enumerate(kinds)])
+    quantiles = forecast(history, horizon=horizon)
+    assert quantiles.shape == (len(kinds), horizon, len(LEVELS))
+    known = np.isfinite(history).any(axis=1)
+    assert np.isnan(quantiles[~known]).all()
+    assert np.isfinite(quantiles[known]).all()
+    assert (np.diff(quantiles[known], axis=2) >= 0).all()
+    assert (quantiles[known] >= 0).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    exponents=st.lists(st.integers(-60, 60), min_size=4, max_size=4), seed=st.integers(0, 10_000)
+)
+def test_multiplying_a_series_multiplies_its_forecast(exponents, seed):
+    history = np.stack(
+        [make_series(kind, 24 * 16, seed) for kind in ("office", "spikes", "noise", "holes")]
+    )
+    factor = 10.0 ** np.array(exponents)[:, None]
+    plain, scaled = forecast(history), forecast(history * factor)
+    size = np.nanmax(history, axis=1)[:, None, None]
+    np.testing.assert_allclose(scaled / factor[:, :, None] / size, plain / size, atol=1e-6)
+
+
+def test_the_order_of_the_series_does_not_matter():
+    history = np.concatenate([office(20, 21), office(5, 21, seed=3) ** 3])
+    order = np.random.default_rng(5).permutation(len(history))
+    np.testing.assert_allclose(forecast(history)[order], forecast(history[order]), rtol=1e-6)
+
+
+def test_the_order_of_the_levels_does_not_matter():
+    history = office(3, 15)
+    np.testing.assert_array_equal(
+        forecast(history, levels=(0.9, 0.1)), forecast(history, levels=(0.1, 0.9))[:, :, ::-1]
+    )
+
+
+def test_the_same_input_gives_the_same_forecast():
+    history = office(4, 21)
+    np.testing.assert_array_equal(forecast(history), forecast(history))
+
+
+def test_a_series_never_observed_is_unknown_and_harms_nobody():
+    history = office(4, 21)
+    with_unknown = np.vstack([history, np.full((1, history.shape[1]), np.nan)])
+    quantiles = forecast(with_unknown)
+    assert np.isnan(quantiles[4]).all()
+    np.testing.assert_allclose(quantiles[:4], forecast(history))
+
+
+@pytest.mark.parametrize("value", [0.0, 7.25, -3.0, 1e300, 1e-300])
+def test_a_constant_series_stays_what_it_is(value):
+    np.testing.assert_allclose(forecast(np.full((2, 24 * 15), value)), value, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 3, 23, 24, 25, 47, 49, 100])
+def test_a_very_short_series_is_forecast_within_its_reach(n_slots):
+    history = np.random.default_rng(1).random((3, n_slots)) + 10
+    quantiles = forecast(history, horizon=48)
+    assert np.isfinite(quantiles).all()
+    assert quantiles.min() >= 8 and quantiles.max() <= 13
+
+
+def test_an_office_week_is_recognised():
+    quantiles = forecast(office(10, 42), horizon=7 * 24)
+    median = np.median(quantiles[:, :, 3], axis=0).reshape(7, 24)
+    assert (median[:5, 9:17] > 3.0).all()
+    assert (median[5:] < 1.0).all()
+    assert (median[:, :7] < 1.0).all()
+
+
+def test_intervals_cover_what_they_promise_on_an_office_fleet():
+    history = office(60, 49)
+    past, future = history[:, : 42 * 24], history[:, 42 * 24 :]
+    levels = np.arange(1, 20) / 20
+    quantiles = forecast(past, horizon=7 * 24, levels=levels)
+    for interval in (0.5, 0.8, 0.9):
+        share = coverage(future, quantiles, levels=levels, interval=interval)
+        assert abs(share - interval) < 0.05, (interval, share)
+
+
+def test_a_day_off_is_forecast_like_a_sunday():
+    days = 43
+    past = office(10, days)[:, : 42 * 24]
+    tomorrow = START + timedelta(days=42)
+    day_off = Event("Founding day", tomorrow, tomorrow + timedelta(days=1), is_day_off=True)
+    flags = event_flags([[day_off]], timeline=Timeline(START, HOUR, past.shape[1], 24))
+    assert tomorrow.weekday() == 0
+    usual = forecast(past)[:, 9:17, 3].mean()
+    off = forecast(past, holidays=flags)[:, 9:17, 3].mean()
+    assert usual > 3.0
+    assert off < usual / 2
+
+
+def test_a_recurring_event_is_learned_from_its_past():
+    history = office(10, 42)
+    events = []
+    for day in (7, 14, 21, 28, 35, 42):
+        at = START + timedelta(days=day)
+        events.append(Event("quarter close", at, at + timedelta(days=1)))
+        if day < 42:
+            history[:, day * 24 : day * 24 + 24] *= 3
+    flags = event_flags([events], timeline=Timeline(START, HOUR, history.shape[1], 24))
+    with_event = forecast(history, holidays=flags)[:, :, 3].sum()
+    assert with_event > forecast(office(10, 42))[:, :, 3].sum() * 1.2
+
+
+def test_a_missing_block_neither_breaks_nor_bends_the_forecast():
+    history = office(10, 42)
+    whole = forecast(history)
+    history[:, 20 * 24 : 23 * 24] = np.nan
+    history[3, -40:] = np.nan
+    holed = forecast(history)
+    assert np.isfinite(holed).all()
+    assert np.abs(holed[:, :, 3] - whole[:, :, 3]).mean() < 0.15 * whole[:, :, 3].mean()
+
+
+def test_nine_o_clock_stays_nine_o_clock_over_a_change_to_summer_time():
+    zone = ZoneInfo("Europe/Paris")
+    start = datetime(2024, 2, 12, tzinfo=zone)
+    change = 48 * 24 - 1  # the night to 31 March
+    days = 70
+    wall = Timeline(start, HOUR, days * 24, 0).wall_s
+    hour, weekday = wall // 3600 % 24, (wall // 86400 + 3) % 7
+    busy = (hour >= 9) & (hour < 17) & (weekday < 5)
+    noise = np.random.default_rng(2).gamma(25, 1 / 25, (10, len(wall)))
+    past = ((0.5 + 3 * busy) * noise)[:, : change - 21]
+    quantiles = forecast(past, horizon=6 * 24, start=start)
+    ahead = slice(past.shape[1], past.shape[1] + 6 * 24)
+    monday_on = (wall[ahead] // 86400) >= (wall[change] // 86400 + 1)
+    error = np.abs(np.median(quantiles[:, :, 3], axis=0) - (0.5 + 3 * busy[ahead]))
+    assert error[monday_on & (weekday[ahead] < 5)].mean() < 0.5
+
+
+def test_hours_are_not_the_only_step():
+    random = np.random.default_rng(0)
+    for step, n_slots in (
+        (timedelta(minutes=15), 96 * 10),
+        (timedelta(days=1), 200),
+        (timedelta(hours=7), 200),
+    ):
+        quantiles = forecast(random.random((2, n_slots)), step=step, horizon=20)
+        assert np.isfinite(quantiles).all()
+
+
+def test_nothing_to_do_gives_empty_arrays():
+    assert forecast(np.empty((0, 100))).shape == (0, 24, 7)
+    assert forecast(np.ones((2, 100)), horizon=0).shape == (2, 0, 7)
+    assert forecast(np.ones((2, 100)), levels=()).shape == (2, 24, 0)
+    assert np.isnan(forecast(np.empty((2, 0)))).all()
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(InvalidHistory, match="series 1 is infinite at slot 2"):
+        forecast([[1, 2, 3], [1, 2, np.inf]])
+    with pytest.raises(InvalidHistory, match="expected"):
+        forecast([1, 2, 3])
+    with pytest.raises(InvalidHistory, match="between 0 and 1"):
+        forecast(np.ones((1, 5)), levels=(0.5, 1.0))
+    with pytest.raises(InvalidHistory, match="no time zone"):
+        forecast(np.ones((1, 5)), start=datetime(2024, 1, 1))
+    short = event_flags([[]], timeline=Timeline(START, HOUR, 5, 0))
+    with pytest.raises(InvalidCalendar, match="cover 5 slots"):
+        forecast(np.ones((1, 5)), holidays=short)

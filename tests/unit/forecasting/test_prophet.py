@@ -1,0 +1,155 @@
+"""The batched fit against the prophet package itself."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forecasting.core.calendar import Event, event_flags
+from forecasting.core.prophet import ProphetFit, fit_prophet
+from forecasting.core.timeline import Timeline
+
+# The package drops columns in a way that its own dependency is about to forbid.
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def rhythmic(n_series: int, n_slots: int, *, seed: int) -> np.ndarray:
+    """Day, week, a trend that bends, and noise of different strength."""
+    random = np.random.default_rng(seed)
+    hour = np.arange(n_slots)
+    day = 1 + np.sin(2 * np.pi * (hour / 24 + random.random((n_series, 1))))
+    week = 1 + 0.5 * np.sin(2 * np.pi * hour / 168)
+    bend = np.maximum(hour - n_slots * random.random((n_series, 1)), 0) / n_slots
+    noise = random.gamma(2.0, 1.0, (n_series, n_slots)) * random.random((n_series, 1))
+    return 10 ** random.uniform(-2, 6, (n_series, 1)) * (day * week + 2 * bend + noise)
+
+
+def stock_fit(values: np.ndarray, timeline: Timeline, flags: np.ndarray | None = None):
+    """Fit the package's model; its log posterior, and its forecast of the future slots."""
+    from prophet import Prophet
+
+    logging.getLogger("cmdstanpy").setLevel(logging.ERROR)
+    logging.getLogger("prophet").setLevel(logging.ERROR)
+    frame = pd.DataFrame({"ds": pd.to_datetime(timeline.wall_s, unit="s")})
+    model = Prophet(uncertainty_samples=0)
+    if flags is not None:
+        frame["event"] = flags.astype(float)
+        model.add_regressor("event", prior_scale=10.0, standardize=False)
+    known = frame[: timeline.n_slots].assign(y=values)
+    model.fit(known.dropna(subset=["y"]))
+    predicted = model.predict(frame[timeline.n_slots :])["yhat"].to_numpy()
+    return _log_posterior(model), predicted
+
+
+def _log_posterior(model) -> float:
+    """Density of Prophet's Stan model at its own estimate, constants left out."""
+    history, params = model.history, model.params
+    features = model.make_all_seasonality_features(history)[0].to_numpy()
+    t, y = history["t"].to_numpy(), history["y_scaled"].to_numpy()
+    k, m = params["k"][0, 0], params["m"][0, 0]
+    delta, beta, sigma = params["delta"][0], params["beta"][0], params["sigma_obs"][0, 0]
+    trend = k * t + m + np.maximum(t[:, None] - model.changepoints_t, 0) @ delta
+    error = y - trend - features @ beta
+    return (
+        -len(y) * np.log(sigma)
+        - (error**2).sum() / (2 * sigma**2)
+        - (k**2 + m**2) / 50
+        - np.abs(delta).sum() / 0.05
+        - 2 * sigma**2
+        - (beta**2).sum() / 200
+    )
+
+
+def assert_at_least_stan(fit: ProphetFit, i: int, stan: float) -> None:
+    assert fit.log_posterior[i] >= stan - 1e-6 * abs(stan), (i, fit.log_posterior[i], stan)
+
+
+@pytest.mark.parametrize("missing_share", [0.0, 0.3])
+def test_log_posterior_is_at_least_stans(missing_share):
+    timeline = Timeline(START, HOUR, 24 * 21, 24)
+    history = rhythmic(4, timeline.n_slots, seed=1)
+    history[np.random.default_rng(2).random(history.shape) < missing_share] = np.nan
+    fit = fit_prophet(history, timeline=timeline)
+    median = fit.quantiles([0.5])[:, :, 0]
+    for i, values in enumerate(history):
+        stan, predicted = stock_fit(values, timeline)
+        assert_at_least_stan(fit, i, stan)
+        # Stan stops a little short of the optimum, so forecasts agree only closely.
+        assert np.abs(median[i] - predicted).max() < 0.03 * np.nanmax(values)
+
+
+def test_log_posterior_is_at_least_stans_with_events():
+    timeline = Timeline(START, HOUR, 24 * 21, 48)
+    events = [
+        Event("close", START + timedelta(days=day), START + timedelta(days=day + 1))
+        for day in (4, 11, 18, 21)
+    ]
+    calendar = event_flags([events], timeline=timeline)
+    flags = calendar.flags[0, :, 0]
+    history = rhythmic(2, timeline.n_slots, seed=3)
+    history *= 1 + flags[: timeline.n_slots]
+    fit = fit_prophet(history, timeline=timeline, holidays=calendar)
+    for i, values in enumerate(history):
+        stan, predicted = stock_fit(values, timeline, flags)
+        assert_at_least_stan(fit, i, stan)
+        median = fit.quantiles([0.5])[i, :, 0]
+        assert np.abs(median - predicted).max() < 0.03 * np.nanmax(values)
+
+
+def test_seasonalities_follow_prophets_rules():
+    day = timedelta(days=1)
+    for n_slots, step, expected in (
+        (30, HOUR, ["trend"]),
+        (24 * 5, HOUR, ["trend", "daily"]),
+        (24 * 15, HOUR, ["trend", "weekly", "daily"]),
+        (100, day, ["trend", "weekly"]),
+        (800, day, ["trend", "yearly", "weekly"]),
+    ):
+        timeline = Timeline(START, step, n_slots, 1)
+        fit = fit_prophet(rhythmic(1, n_slots, seed=0), timeline=timeline)
+        assert list(fit.columns) == expected
+
+
+def test_components_add_up_to_the_median():
+    timeline = Timeline(START, HOUR, 24 * 21, 48)
+    fit = fit_prophet(rhythmic(3, timeline.n_slots, seed=4), timeline=timeline)
+    future = np.arange(timeline.n_slots, timeline.n_slots + 48)
+    parts = fit.components(future)
+    assert set(parts) == {"trend", "weekly", "daily"}
+    np.testing.assert_allclose(sum(parts.values()), fit.quantiles([0.5])[:, :, 0])
+
+
+def test_a_series_is_fitted_alike_alone_and_in_company():
+    timeline = Timeline(START, HOUR, 24 * 16, 24)
+    history = rhythmic(6, timeline.n_slots, seed=5)
+    history[2, 50:90] = np.nan
+    together = fit_prophet(history, timeline=timeline).quantiles([0.1, 0.9])
+    alone = fit_prophet(history[2:3], timeline=timeline).quantiles([0.1, 0.9])
+    np.testing.assert_allclose(together[2], alone[0], rtol=1e-5)
+
+
+def test_unknown_and_constant_series_are_answered_honestly():
+    timeline = Timeline(START, HOUR, 100, 5)
+    history = np.stack([np.full(100, np.nan), np.full(100, 4.0), np.zeros(100)])
+    quantiles = fit_prophet(history, timeline=timeline).quantiles([0.05, 0.95])
+    assert np.isnan(quantiles[0]).all()
+    np.testing.assert_allclose(quantiles[1], 4.0)
+    np.testing.assert_allclose(quantiles[2], 0.0)
+
+
+def test_uncertainty_grows_with_the_distance_where_the_trend_was_restless():
+    timeline = Timeline(START, HOUR, 24 * 28, 24 * 14)
+    hour = np.arange(timeline.n_slots)
+    random = np.random.default_rng(0)
+    bends = 50 + np.cumsum(random.normal(size=8) * 20)
+    restless = np.interp(hour, np.arange(8) * 96, bends) + random.random(len(hour))
+    quantiles = fit_prophet(restless[None], timeline=timeline).quantiles([0.1, 0.9])[0]
+    width = quantiles[:, 1] - quantiles[:, 0]
+    assert width[-1] > 1.5 * width[0]
