@@ -32,7 +32,8 @@ class FleetHistory:
     """Hourly activity of n subjects over m hours from `start`; NaN where not observed.
 
     demand : resource → (n, m), in the unit of its name
-    active_ratio : (n, m), share of the hour with a session
+    active_ratio : (n, m), share of the hour with a session; 0 in hours without a row once the
+        subject's sessions have been seen, as sources report sessions and not their absence
     site : (n, m) index into `sites`, -1 where unknown
     """
 
@@ -71,9 +72,13 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
         site[at] = [site_of.get(pk, -1) for pk in sites]
         for name, values in zip(RESOURCES, resources, strict=True):
             demand[name][at] = np.array(values, dtype=float)
-    return FleetHistory(
-        start, tuple(subjects), tuple(code for _, code in site_ids), demand, active, site
-    )
+    codes = tuple(code for _, code in site_ids)
+    return FleetHistory(start, tuple(subjects), codes, demand, _without_gaps(active), site)
+
+
+def _without_gaps(active_ratio: FloatArray) -> FloatArray:
+    has_begun = np.logical_or.accumulate(np.isfinite(active_ratio), axis=1)
+    return np.where(has_begun & np.isnan(active_ratio), 0.0, active_ratio)
 
 
 def _subjects(dataset: Dataset) -> list[Subject]:
