@@ -187,7 +187,8 @@ def _abandon_copy(order: Order) -> None:
     """
     transition = order.transition
     passes = transition.steps.filter(command__in=(Command.SYNC_VOLUME, Command.COPY_FINAL))
-    for step in passes:
+    # Newest first: an older pass's volume may be the base that a newer one still writes into.
+    for step in passes.order_by("-number"):
         order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=step.key)
     shadow = transition.shadow
     filled = {shadow.volume_id} if shadow else set()
