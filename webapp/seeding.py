@@ -19,7 +19,7 @@ from django.db import transaction
 from desktops import events
 from desktops.clouds.registry import get_cloud, get_simulator_admin
 from desktops.core.demo.facts import WorldFacts, world_facts
-from desktops.core.demo.fleet import Fleet, make_fleet
+from desktops.core.demo.fleet import HISTORY_DAYS, Fleet, make_fleet
 from desktops.models import (
     Dataset,
     Desktop,
@@ -108,7 +108,13 @@ class _Home:
     dirty_bytes_per_hour: int
 
 
-def seed(*, wall: datetime, seed: int = SEED, progress: Callable[[str], None] = print) -> Dataset:
+def seed(
+    *,
+    wall: datetime,
+    seed: int = SEED,
+    history_days: int = HISTORY_DAYS,
+    progress: Callable[[str], None] = print,
+) -> Dataset:
     """Write the demo fleet, its history ending at the hour of `wall`; does nothing again.
 
     All or nothing in the database. What a broken run left in the simulated cloud is adopted by
@@ -116,7 +122,7 @@ def seed(*, wall: datetime, seed: int = SEED, progress: Callable[[str], None] = 
     """
     dataset = Dataset.objects.filter(name=DATASET).first()
     if dataset is None:
-        dataset = _seed_rows(wall=wall, seed=seed, progress=progress)
+        dataset = _seed_rows(wall, seed, history_days, progress)
     elif not _cloud_holds_servers():
         progress("Placing the desktops in the simulated cloud again ...")
         with transaction.atomic():
@@ -124,11 +130,13 @@ def seed(*, wall: datetime, seed: int = SEED, progress: Callable[[str], None] = 
     return dataset
 
 
-def _seed_rows(*, wall: datetime, seed: int, progress: Callable[[str], None]) -> Dataset:
+def _seed_rows(
+    wall: datetime, seed: int, history_days: int, progress: Callable[[str], None]
+) -> Dataset:
     end = wall.replace(minute=0, second=0, microsecond=0)
     facts = world_facts()
-    progress("Inventing 200 people and eight weeks of their work ...")
-    fleet = make_fleet(sites=facts.calendar_sites, end=end, seed=seed)
+    progress(f"Inventing 200 people and {history_days} days of their work ...")
+    fleet = make_fleet(sites=facts.calendar_sites, end=end, seed=seed, history_days=history_days)
     homes = _choose_homes(facts, fleet, np.random.default_rng(seed))
     with transaction.atomic():
         dataset = Dataset.objects.create(

@@ -112,6 +112,8 @@ class Table:
 def parse(block: Block, names: Sequence[str], *, delimiter: str, rejections: Rejections) -> Table:
     """The block's rows; those with too few or too many values are added to `rejections`."""
     data = block.data.decode("utf-8", errors="replace").encode()
+    # One of its own inside a line would be a line end to the reader, and lines would not add up.
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b" ")
     n_lines = block.n_lines
     rejections.rows += n_lines
     rows = _parse_at_once(data, names, delimiter) or _parse_by_line(data, names, delimiter)
@@ -168,7 +170,7 @@ def _parse_by_line(data: bytes, names: Sequence[str], delimiter: str) -> _Rows:
     """Slow: every line on its own, so that one with a fault harms no other."""
     rows, wrong = [], []
     for number, line in enumerate(data.decode().split("\n")[:-1]):
-        values = next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+        values = _split(line, delimiter) or [""] * len(names)
         if len(values) == len(names):
             rows.append(values)
         else:
@@ -181,6 +183,12 @@ def _parse_by_line(data: bytes, names: Sequence[str], delimiter: str) -> _Rows:
         },
         wrong,
     )
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    if len(line) > LONGEST_LINE:
+        return [line]
+    return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _trimmed(column: pa.Array) -> pa.Array:

@@ -47,20 +47,22 @@ class Fleet:
         return observed
 
 
-def make_fleet(*, sites: Sequence[Site], end: datetime, seed: int) -> Fleet:
-    """Eight weeks that end at `end` (aware, a whole hour), and two that follow.
+def make_fleet(
+    *, sites: Sequence[Site], end: datetime, seed: int, history_days: int = HISTORY_DAYS
+) -> Fleet:
+    """Days of history that end at `end` (aware, a whole hour), and two weeks that follow.
 
     Same arguments, same fleet. `sites` must hold every code of `people.SITE_CODES`.
     """
     rng = np.random.default_rng(seed)
-    history_hours = HISTORY_DAYS * HOURS_PER_DAY
+    history_hours = history_days * HOURS_PER_DAY
     calendar = Calendar(
         sites=tuple(sites),
         start=end - timedelta(hours=history_hours),
         hours=history_hours + FUTURE_DAYS * HOURS_PER_DAY,
     )
     people = make_people(calendar.sites, rng)
-    trips = make_trips(people, calendar, today=HISTORY_DAYS + DAY_MARGIN, rng=rng)
+    trips = make_trips(people, calendar, today=history_days + DAY_MARGIN, rng=rng)
     place = place_by_hour(people, trips, calendar)
     active = active_ratio(people, place, place_by_day(people, trips, calendar), calendar, rng)
     known_hours = [
@@ -71,7 +73,7 @@ def make_fleet(*, sites: Sequence[Site], end: datetime, seed: int) -> Fleet:
         people=people,
         trips=trips,
         history_hours=history_hours,
-        first_hour=history_hours - np.array(known_hours),
+        first_hour=np.maximum(history_hours - np.array(known_hours), 0),
         place=place,
         active_ratio=active,
         demand=demand(people, active, place, calendar, rng),

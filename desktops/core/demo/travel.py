@@ -52,7 +52,7 @@ def make_trips(
         for first, last in stays:
             is_usual = person.travel is not Travel.TRIPS or rng.random() < 0.7
             site = usual if is_usual else int(rng.choice(far[person.site]))
-            trips.append(Trip(row, site, first, last))
+            trips.append(Trip(row, site, max(first, 0), last))
     return tuple(trips)
 
 
