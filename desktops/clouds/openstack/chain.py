@@ -65,6 +65,7 @@ class Piece(StrEnum):
     REGISTER = "register an image at the destination"
     IMPORT = "have the destination fetch the image"
     MAKE_VOLUME = "make a volume of the fetched image"
+    TIDY = "see the staging volume go, so that its snapshot can"
     WAIT = "wait"
     DONE = "done"
     FAIL = "fail"
@@ -92,7 +93,15 @@ def next_piece(seen: Seen) -> Piece:
         return Piece.FAIL
     name = seen.furthest
     phase = getattr(seen, name).phase if name else Phase.READY
+    if name == "volume" and phase is Phase.READY and _keeps_snapshot(seen):
+        return Piece.TIDY
     return _ONCE_READY[name] if phase is Phase.READY else _OTHERWISE[phase]
+
+
+def _keeps_snapshot(seen: Seen) -> bool:
+    """Somebody must come back once more: nobody does after DONE."""
+    is_held = seen.staging.phase in (Phase.READY, Phase.LEAVING)
+    return is_held and seen.snapshot.phase is Phase.READY
 
 
 def spent(seen: Seen) -> tuple[str, ...]:

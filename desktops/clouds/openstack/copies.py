@@ -62,7 +62,10 @@ class VolumePass:
         seen = self.observe()
         piece = next_piece(seen)
         self._do(piece, volume_id, seen)
-        return _report(self.key, piece, seen, left=self._tidy(seen))
+        left = self._tidy(seen)
+        if piece is Piece.TIDY and left:
+            piece = Piece.DONE  # no copy waits for what will not go
+        return _report(self.key, piece, seen, left)
 
     def abandon(self) -> None:
         """Begin to remove everything there is of the pass.
@@ -264,7 +267,7 @@ def _storage_link(api: RegionApi, what: str, body: Json | None) -> Link:
     )
 
 
-def _report(key: str, piece: Piece, seen: Seen, *, left: list[str]) -> VolumeCopy:
+def _report(key: str, piece: Piece, seen: Seen, left: list[str]) -> VolumeCopy:
     known = (seen.volume, seen.dest_image, seen.source_image)
     total = next((link.size_bytes for link in known if link.size_bytes is not None), None)
     has_arrived = seen.dest_image.phase is Phase.READY or seen.volume.is_there

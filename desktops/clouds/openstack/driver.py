@@ -227,7 +227,7 @@ class OpenStackCloud:
         return values.volume_from(body, region=region)
 
     def delete_volume(self, region: str, volume_id: str) -> None:
-        volumes.delete_with_leftovers(self._api(region), volume_id)
+        volumes.delete(self._api(region), volume_id)
 
     def snapshot_volume(self, region: str, volume_id: str, *, key: str) -> Snapshot:
         name = marks.name(marks.checked(key))

@@ -23,7 +23,7 @@ _QUOTA = re.compile(r"\bquota|\bexceed", re.IGNORECASE)
 _STATE = re.compile(
     r"status must|must be (?:available|in-use|either)|must not be migrating|is not in .*state"
     r"|dependent snapshots|has snapshots|is (?:currently )?attached|already attached|in-use"
-    r"|is busy|currently (?:being|in)|status is",
+    r"|is busy|currently (?:being|in)|status is|in [\w-]+ status",
     re.IGNORECASE,
 )
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")

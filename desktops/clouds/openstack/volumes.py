@@ -48,19 +48,6 @@ def delete_snapshot(api: RegionApi, snapshot_id: str) -> None:
     _delete(api, f"/snapshots/{snapshot_id}", "snapshot")
 
 
-def delete_with_leftovers(api: RegionApi, volume_id: str) -> None:
-    """Begin to delete a volume. One that still has the snapshot of a finished copy (it may go
-    only after the staging volume, which can outlast the copy) is refused once more: Conflict."""
-    try:
-        delete(api, volume_id)
-    except Conflict:
-        found = api.pages("block_storage", "/snapshots/detail", "snapshots", volume_id=volume_id)
-        for snapshot in found:
-            if marks.COPY in (snapshot.get("metadata") or {}):
-                delete_snapshot(api, snapshot["id"])
-        raise
-
-
 def _delete(api: RegionApi, path: str, kind: str) -> None:
     try:
         try:
