@@ -106,7 +106,9 @@ def trip_paths(
     return paths
 
 
-def random_world(rng: np.random.Generator, *, regions: int, sites: int, flavors: int) -> WorldTables:
+def random_world(
+    rng: np.random.Generator, *, regions: int, sites: int, flavors: int
+) -> WorldTables:
     """Prices and distances drawn at random, with holes where a region lacks a flavor."""
     price = rng.integers(20_000, 400_000, (flavors, regions))
     price[1:][rng.random((flavors - 1, regions)) < 0.2] = NOT_OFFERED
