@@ -151,7 +151,7 @@ def test_a_life_of_the_demo(tmp_path: Path) -> None:
         password = first.read_until(r"password +(\S+)").group(1)
         read = signed_in(first.address, password)
         assert read is not None
-        awaiting = json.loads(read("api/v1/migration/recommendations/?state=awaiting_approval"))
+        awaiting = json.loads(read("api/v1/recommendations/?state=awaiting_approval"))
         assert awaiting["count"] >= 1
         assert signed_in(first.address, password) is None, "the password worked twice"
 
