@@ -54,7 +54,9 @@ class ListForm(forms.Form):
     """What a list is narrowed to. An answer that makes no sense narrows nothing."""
 
     q = forms.CharField(required=False, max_length=80)
-    pool = forms.ModelChoiceField(queryset=None, required=False, to_field_name="name")
+    pool = forms.ModelChoiceField(
+        queryset=None, required=False, to_field_name="name", empty_label="All pools"
+    )
 
     def __init__(self, *args: Any, viewer: Viewer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

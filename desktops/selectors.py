@@ -108,18 +108,18 @@ def last_seq() -> int:
 
 
 def desktops_by_region(viewer: Viewer, *, dataset: Dataset) -> QuerySet[Desktop, dict[str, object]]:
-    """Rows of region (label, position), running and total, largest first."""
+    """Rows of region (name, position), running and total, largest first."""
     return (
         desktops_for(viewer)
         .filter(dataset=dataset)
         .values(
             "region",
-            label=F("region__label"),
+            name=F("region__label"),
             latitude=F("region__latitude"),
             longitude=F("region__longitude"),
         )
         .annotate(total=Count("pk"), running=Count("pk", filter=Q(state=Desktop.State.RUNNING)))
-        .order_by(F("total").desc(), F("label").asc(nulls_last=True))
+        .order_by(F("total").desc(), F("name").asc(nulls_last=True))
     )
 
 
@@ -148,7 +148,7 @@ def people_by_site(
     return [
         {
             "code": sites[pk].code,
-            "label": sites[pk].label,
+            "name": sites[pk].label,
             "latitude": sites[pk].latitude,
             "longitude": sites[pk].longitude,
             "people": people,

@@ -250,7 +250,7 @@ def location_map_figure(
         )
         figure.update_layout(sliders=[_slider(steps, time_zone)])
     figure.update_layout(
-        title={"text": f"Expected whereabouts<br><sub>{source}</sub>"},
+        title={"text": "Expected whereabouts", "subtitle": {"text": source}},
         template=None,
         showlegend=False,
         margin={"l": 0, "r": 0, "t": 84, "b": 48},
@@ -335,7 +335,7 @@ def _level(profile: ResourceDemandProfile, quantile: FloatArray, level: float) -
 
 def _dress(figure: go.Figure, *, title: str, y_title: str, time_zone: str, source: str) -> None:
     figure.update_layout(
-        title={"text": f"{title}<br><sub>{source}</sub>"},
+        title={"text": title, "subtitle": {"text": source}},
         template=None,
         hovermode="x unified",
         legend={"orientation": "h", "y": -0.25},

@@ -14,8 +14,8 @@ def fleet_map_figure(
 ) -> dict[str, Any]:
     """People as discs whose area follows their number, regions as squares beside them.
 
-    sites : label, latitude, longitude, people
-    regions : label, latitude, longitude, total; those without a position are left out
+    sites : name, latitude, longitude, people
+    regions : name, latitude, longitude, total; those without a position are left out
     """
     placed = [region for region in regions if region["latitude"] is not None]
     return {
@@ -43,7 +43,7 @@ def _trace(
         "name": name,
         "lat": [row["latitude"] for row in rows],
         "lon": [row["longitude"] for row in rows],
-        "text": [f"{row['label']}: {row[number]} {noun}" for row in rows],
+        "text": [f"{row['name']}: {row[number]} {noun}" for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "symbol": symbol if symbol == "circle" else "square-open",

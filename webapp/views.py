@@ -66,7 +66,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     datasets = [
         _overview_of(request, dataset, wall) for dataset in fleet.datasets_for(request.user)
     ]
-    events = fleet.events_for(request.user).order_by("-seq")[:EVENTS_SHOWN]
+    events = fleet.events_for(request.user).select_related("pool").order_by("-seq")[:EVENTS_SHOWN]
     context = {"overviews": datasets, "events": events}
     return render_page(request, "overview.html", context, section="overview")
 
@@ -190,7 +190,7 @@ def fleet_map(request: HttpRequest, pk: int) -> JsonResponse:
 
 def api(request: HttpRequest) -> HttpResponse:
     """The REST API as a table, out of its own schema."""
-    schema = SchemaGenerator().get_schema(request=request, public=True)
+    schema = SchemaGenerator().get_schema(public=True)
     operations = [
         {"path": path, "method": method.upper(), "text": operation.get("description", "")}
         for path, methods in sorted(schema["paths"].items())

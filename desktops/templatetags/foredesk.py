@@ -72,7 +72,12 @@ def bytes_size(value: float | None) -> str:
 
 @register.filter
 def percent(ratio: float | None) -> str:
-    return NONE if ratio is None else f"{ratio * 100:.0f} %"
+    """Whole percents; certainty is not claimed by rounding: 0.998 → "> 99 %"."""
+    if ratio is None:
+        return NONE
+    if 0 < ratio < 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= ratio < 1 else f"{ratio * 100:.0f} %"
 
 
 @register.filter

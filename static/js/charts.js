@@ -18,10 +18,8 @@
     "rgba(32, 107, 196, 0.28)": "rgba(66, 153, 225, 0.34)",
   };
   const CONFIG = {
-    displaylogo: false,
+    displayModeBar: false,
     responsive: true,
-    scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud"],
   };
   const figures = new WeakMap(); // element → the figure as the server sent it
 
@@ -33,7 +31,10 @@
     const copy = JSON.parse(text, (key, value) =>
       isDark() && typeof value === "string" && value in DARK ? DARK[value] : value,
     );
-    copy.layout.font = { ...copy.layout.font, family: "inherit", color: style("--tblr-body-color") };
+    copy.layout.font = {
+      family: getComputedStyle(document.body).fontFamily,
+      color: style("--tblr-body-color"),
+    };
     copy.layout.paper_bgcolor = "rgba(0,0,0,0)";
     copy.layout.hoverlabel = {
       bgcolor: style("--tblr-bg-surface"),
@@ -48,12 +49,21 @@
     const steps = slider && figure.layout.sliders ? figure.layout.sliders[0].steps : null;
     const prefix = steps ? figure.layout.sliders[0].currentvalue : null;
     if (steps) delete figure.layout.sliders;
+    if (figure.layout.title) takeTitle(element, figure.layout);
     await Plotly.react(element, figure.data, figure.layout, {
       ...CONFIG,
       topojsonURL: element.dataset.topojson,
     });
     if (steps) follow(element, slider, steps, prefix);
     element.dataset.state = "drawn";
+  }
+
+  // The page has a heading of its own; where the numbers come from goes below the chart.
+  function takeTitle(element, layout) {
+    const source = document.querySelector(`[data-source-of~="${element.id}"]`);
+    if (source) source.textContent = layout.title.subtitle?.text ?? "";
+    delete layout.title;
+    layout.margin = { ...layout.margin, t: layout.annotations?.length ? 28 : 12 };
   }
 
   function follow(element, slider, steps, prefix) {
