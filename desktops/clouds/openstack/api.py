@@ -66,8 +66,8 @@ class RegionApi:
 
     @property
     def project_id(self) -> str:
-        connection = self._connection()
-        return self._translated("the token", lambda: connection.session.get_project_id()) or ""
+        session = self.connection.session
+        return self._translated("the token", lambda: session.get_project_id()) or ""
 
     def roles(self) -> frozenset[str]:
         return frozenset(self._access().role_names)
@@ -78,12 +78,12 @@ class RegionApi:
         return tuple(sorted({one.region_name for some in found.values() for one in some}))
 
     def _access(self) -> Any:
-        session: Any = self._connection().session
+        session: Any = self.connection.session
         return self._translated("the token", lambda: session.auth.get_access(session))
 
     def _send(self, method: str, service: str, path: str, **request: Any) -> Json:
         what = f"{method} {service.replace('_', '-')} {path}"
-        connection = self._connection()
+        connection = self.connection
 
         def send() -> Json:
             from openstack.exceptions import raise_from_response
@@ -111,7 +111,8 @@ class RegionApi:
                 raise
             raise faults.translate(error, where=f"{self._where}: {what}") from None
 
-    def _connection(self) -> Connection:
+    @property
+    def connection(self) -> Connection:
         """The connection of this process: one inherited through fork() would share sockets."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), self._open())

@@ -119,12 +119,12 @@ class OpenStackCloud:
 
     def regions(self) -> tuple[str, ...]:
         if not self._regions:
-            self._regions = self._api(None).compute_regions()
+            self._regions = self.api(None).compute_regions()
         return self._regions
 
     def inventory(self, region: str) -> Inventory:
         """Six requests, and one more for every further thousand servers, volumes or ports."""
-        api = self._api(region)
+        api = self.api(region)
         ports = fences.of_project(api)
         servers = api.pages("compute", "/servers/detail", "servers")
         stored = api.pages("block_storage", "/volumes/detail", "volumes")
@@ -145,25 +145,25 @@ class OpenStackCloud:
         )
 
     def server(self, region: str, server_id: str) -> Server:
-        api = self._api(region)
+        api = self.api(region)
         return self._observed(region, api.get("compute", f"/servers/{server_id}")["server"])
 
     def find_server(self, region: str, *, key: str) -> Server | None:
-        body = self._server_with(self._api(region), key)
+        body = self._server_with(self.api(region), key)
         return None if body is None else self._observed(region, body)
 
     def volume(self, region: str, volume_id: str) -> Volume:
-        body = self._api(region).get("block_storage", f"/volumes/{volume_id}")["volume"]
+        body = self.api(region).get("block_storage", f"/volumes/{volume_id}")["volume"]
         return values.volume_from(body, region=region)
 
     def find_volume(self, region: str, *, key: str) -> Volume | None:
-        body = volumes.find(self._api(region), marks.checked(key))
+        body = volumes.find(self.api(region), marks.checked(key))
         return None if body is None else values.volume_from(body, region=region)
 
     # Servers.
 
     def create_server(self, region: str, spec: ServerSpec, *, key: str) -> Server:
-        api = self._api(region)
+        api = self.api(region)
         body = marks.once(
             lambda: self._server_with(api, key),
             lambda: self._boot(api, spec, key=key),
@@ -172,21 +172,21 @@ class OpenStackCloud:
         return self.server(region, body["id"])
 
     def start_server(self, region: str, server_id: str) -> None:
-        api = self._api(region)
+        api = self.api(region)
         status, task = _state(api.get("compute", f"/servers/{server_id}")["server"])
         if task in _STARTING or (status in _RUNNING and not task):
             return
         self._act(api, server_id, _START.get(status, "os-start"))
 
     def stop_server(self, region: str, server_id: str) -> None:
-        api = self._api(region)
+        api = self.api(region)
         status, task = _state(api.get("compute", f"/servers/{server_id}")["server"])
         if task in _STOPPING or (status in _STOPPED and not task):
             return
         self._act(api, server_id, "os-stop")
 
     def delete_server(self, region: str, server_id: str) -> None:
-        api = self._api(region)
+        api = self.api(region)
         try:
             body = api.get("compute", f"/servers/{server_id}")["server"]
         except NotFound:
@@ -200,12 +200,12 @@ class OpenStackCloud:
         api.delete("compute", f"/servers/{server_id}")
 
     def fence_server(self, region: str, server_id: str) -> None:
-        api = self._api(region)
+        api = self.api(region)
         status, _ = _state(api.get("compute", f"/servers/{server_id}")["server"])
         fences.fence(api, server_id, is_building=status == "BUILD")
 
     def unfence_server(self, region: str, server_id: str) -> None:
-        api = self._api(region)
+        api = self.api(region)
         api.get("compute", f"/servers/{server_id}")
         fences.unfence(api, server_id, groups=self._security_groups)
 
@@ -215,34 +215,34 @@ class OpenStackCloud:
                 f"{self.name}: live migration wants the role admin or manager; name credentials "
                 "that have it as admin_cloud, or set live_migration if the policy allows it."
             )
-        admin = self._api(region, cloud=self._admin_cloud)
-        return live.migrate(self._api(region), admin, server_id, key=marks.checked(key))
+        admin = self.api(region, cloud=self._admin_cloud)
+        return live.migrate(self.api(region), admin, server_id, key=marks.checked(key))
 
     # Volumes, snapshots, images.
 
     def create_volume(self, region: str, spec: VolumeSpec, *, key: str) -> Volume:
-        api = self._api(region)
+        api = self.api(region)
         found = volumes.find(api, marks.checked(key))
         body = found or volumes.create_once(api, _volume_body(api, spec), key=key)
         return values.volume_from(body, region=region)
 
     def delete_volume(self, region: str, volume_id: str) -> None:
-        volumes.delete(self._api(region), volume_id)
+        volumes.delete(self.api(region), volume_id)
 
     def snapshot_volume(self, region: str, volume_id: str, *, key: str) -> Snapshot:
         name = marks.name(marks.checked(key))
         body = volumes.snapshot_once(
-            self._api(region), volume_id, name=name, key=key, mark=marks.KEY
+            self.api(region), volume_id, name=name, key=key, mark=marks.KEY
         )
         return values.snapshot_from(body, region=region)
 
     def delete_snapshot(self, region: str, snapshot_id: str) -> None:
-        volumes.delete_snapshot(self._api(region), snapshot_id)
+        volumes.delete_snapshot(self.api(region), snapshot_id)
 
     def copy_image(self, image: str, *, source_region: str, dest_region: str, key: str) -> Job:
         return images.copy(
-            self._api(source_region),
-            self._api(dest_region),
+            self.api(source_region),
+            self.api(dest_region),
             image,
             source_region=source_region,
             key=marks.checked(key),
@@ -266,7 +266,8 @@ class OpenStackCloud:
 
     # Below: what these have in common.
 
-    def _api(self, region: str | None, *, cloud: str | None = None) -> RegionApi:
+    def api(self, region: str | None, *, cloud: str | None = None) -> RegionApi:
+        """A region's services, connected to once."""
         place = (cloud or self._cloud, region)
         if place not in self._apis:
             self._apis[place] = RegionApi(*place)
@@ -275,12 +276,12 @@ class OpenStackCloud:
     def _may_live_migrate(self) -> bool:
         """Nova's default policy lets an administrator, or the project's manager."""
         if self._live_migration is None:
-            roles = self._api(None, cloud=self._admin_cloud).roles()
+            roles = self.api(None, cloud=self._admin_cloud).roles()
             self._live_migration = bool(roles & {"admin", "manager"})
         return self._live_migration
 
     def _observed(self, region: str, body: Json) -> Server:
-        ports = fences.of_server(self._api(region), body["id"])
+        ports = fences.of_server(self.api(region), body["id"])
         return values.server_from(body, ports, region=region)
 
     def _server_with(self, api: RegionApi, key: str) -> Json | None:
@@ -332,8 +333,8 @@ class OpenStackCloud:
         if source_region == dest_region:
             raise Unsupported(f"{self.name}: a copy goes to another region, not to {dest_region}.")
         return copies.VolumePass(
-            self._api(source_region),
-            self._api(dest_region),
+            self.api(source_region),
+            self.api(dest_region),
             source_region=source_region,
             key=marks.checked(key),
             disk_format=self._copy_format,
