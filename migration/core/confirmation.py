@@ -159,14 +159,15 @@ def _speaks_for(
 ) -> tuple[float, str]:
     """Likelihood ratio of what was seen, and its words. Seen elsewhere counts against."""
     ratio = ratios[seen.kind]
-    if seen.kind is Evidence.DEMAND:
+    waits_for_demand = terms.demand_vcpus is not None
+    if waits_for_demand != (seen.kind is Evidence.DEMAND):
+        awaited = "demand above capacity" if waits_for_demand else "the user to be there"
+        return 1.0, f"Seen, but the plan waits for {awaited}"
+    if waits_for_demand:
         over = _exceeds(seen.demand_vcpus, terms.demand_vcpus) or _exceeds(
             seen.demand_memory_bytes, terms.demand_memory_bytes
         )
         return (ratio, "Demand above capacity seen") if over else (1 / ratio, "Demand is met")
-    if terms.demand_vcpus is not None:
-        # A resize waits for demand; where somebody is says nothing about it.
-        return 1.0, "Seen, but the plan waits for demand above capacity"
     if seen.site is None:
         # Signing off leaves the place open: it makes the cutover cheap, and hardly likelier.
         return (ratio, "Signed off") if seen.kind is Evidence.LOG_OFF else (1.0, "Place unknown")
