@@ -168,7 +168,7 @@ def _recommendation(recommendation_id: int, actor: AbstractUser) -> Recommendati
     if not actor.has_perm(APPROVE):
         raise NotPermitted("Only an approver may decide on recommendations.")
     try:
-        return Recommendation.objects.select_related("plan", "desktop").get(
+        return Recommendation.objects.select_related("plan__dataset", "desktop").get(
             pk=recommendation_id, pool__in=pools_for(actor)
         )
     except Recommendation.DoesNotExist:
@@ -196,9 +196,12 @@ def _decide(
         pk=recommendation.pk,
         state=Recommendation.State.AWAITING_APPROVAL,
         plan__superseded_at__isnull=True,
+        expires_at__gt=recommendation.plan.dataset.clock(wall=at),
     ).update(state=Recommendation.State(verdict.value))
     if not decided:
         recommendation.refresh_from_db(fields=["state"])
+        if recommendation.state == Recommendation.State.AWAITING_APPROVAL:
+            raise NotDecidable("This recommendation has expired; wait for a new plan.")
         raise NotDecidable(
             f"This recommendation is {recommendation.get_state_display().lower()};"
             " nothing was changed."
