@@ -106,9 +106,7 @@ class LocationModel:
 
         user : shape (n,) or one label; at : shape (n,) or one time; broadcast together
         """
-        users, at_s = np.broadcast_arrays(np.atleast_1d(np.asarray(user)), _seconds(at))
-        at_s = at_s.astype(np.float64)
-        number = self._numbers(users)
+        number, at_s = np.broadcast_arrays(self._numbers(user), np.atleast_1d(_seconds(at)))
         answers: list[dict[Any, float]] = [{} for _ in number]
         for some in _pieces(len(number)):
             case, pair, probability, elsewhere = self._mix(number[some], at_s[some])
@@ -131,7 +129,7 @@ class LocationModel:
         Returns the places, `elsewhere` last, and probabilities (n_users, hours, n_places + 1)
         that sum to 1 over the last axis. Memory is 8 bytes times the product of that shape.
         """
-        number = self._numbers(np.asarray(users))
+        number = self._numbers(users)
         hour_s = float(_seconds(start)) + HOUR_S * np.arange(hours)
         result = np.zeros((len(number), hours, len(self.places) + 1))
         for some in _pieces(len(number), max(CASES_AT_ONCE // max(hours, 1), 1)):
@@ -164,12 +162,11 @@ class LocationModel:
         self, user: ArrayLike, at: ArrayLike, *, n: int, seed: int
     ) -> tuple[tuple[Any, ...], IntArray]:
         """As `sample_paths`, as numbers into the places returned with them."""
-        users, at_s = np.atleast_1d(np.asarray(user)), np.atleast_1d(_seconds(at))
-        number = self._numbers(users)
+        number, at_s = self._numbers(user), np.atleast_1d(_seconds(at))
         case_user = np.repeat(number, len(at_s))
-        probability = np.zeros((len(users), len(at_s), len(self.places) + 1))
+        probability = np.zeros((len(number), len(at_s), len(self.places) + 1))
         flat = probability.reshape(len(case_user), -1)
-        times = np.tile(at_s, len(users))
+        times = np.tile(at_s, len(number))
         seen = np.flatnonzero(case_user >= 0)
         for some in _pieces(len(seen)):
             rows = seen[some]
@@ -182,9 +179,16 @@ class LocationModel:
         codes = sample_chain(probability, self.restlessness[number], step_h, n=n, seed=seed)
         return (*self.places, ELSEWHERE_KEY), codes
 
-    def _numbers(self, users: AnyArray) -> IntArray:
-        """Number of each person, -1 for somebody never seen."""
-        return np.array([self.users.get(label, -1) for label in users.tolist()], dtype=np.int64)
+    def _numbers(self, users: ArrayLike | Sequence[Hashable]) -> IntArray:
+        """Number of each person, -1 for somebody never seen; one label counts as a list of one."""
+        labels: list[Any]
+        if isinstance(users, np.ndarray):
+            labels = np.atleast_1d(users).tolist()
+        elif isinstance(users, Sequence) and not isinstance(users, str):
+            labels = list(users)
+        else:
+            labels = [users]
+        return np.array([self.users.get(label, -1) for label in labels], dtype=np.int64)
 
     def _mix(
         self, user: IntArray, at_s: FloatArray
@@ -277,7 +281,7 @@ def _find_pairs(knowledge: Knowledge, user: IntArray, place: IntArray, n_places:
 def _fleet_habit(knowledge: Knowledge, n_places: int) -> FloatArray:
     """The average person's habit, shape (168, n_places + 1)."""
     habit = np.zeros((HOURS_PER_WEEK, n_places + 1))
-    np.add.at(habit.T, knowledge.pair_place, knowledge.habit)
+    np.add.at(habit.T, knowledge.pair_place, knowledge.habits[0])
     total = habit.sum(axis=1, keepdims=True)
     habit *= np.where(total > 0, (1 - NEWCOMER_ELSEWHERE) / np.where(total > 0, total, 1.0), 0.0)
     habit[:, -1] = 1.0 - habit.sum(axis=1)

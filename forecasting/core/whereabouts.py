@@ -18,10 +18,22 @@ from forecasting.core.timeline import DAY_S
 HOUR_S = 3600
 HOURS_PER_WEEK = 168
 
-GUESSES = ("stay", "return", "last days", "last weeks", "always", "hour of week", "elsewhere")
-STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, ELSEWHERE = range(len(GUESSES))
+GUESSES = (
+    "stay",
+    "return",
+    "last days",
+    "last weeks",
+    "always",
+    "hour of week",
+    "hour of week lately",
+    "usual place of the hour",
+    "elsewhere",
+)
+STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, LATELY, USUAL, ELSEWHERE = range(len(GUESSES))
 HALF_LIFE_DAYS = {DAYS: 2.0, WEEKS: 15.0, ALWAYS: 365.0}
-HABIT_HALF_LIFE_DAYS = 60.0
+HABIT_HALF_LIFE_DAYS = {HABIT: 60.0, LATELY: 10.0}
+# A habit to this power leaves hardly anything but the likeliest place.
+SHARPNESS = 4.0
 # Observations that a coarser habit counts for: all hours for an hour of the day, and that for an
 # hour of the week.
 BACKOFF = 2.0
@@ -69,7 +81,8 @@ class Knowledge:
         sighting is of a new place)
     Per pair, shape (n_pairs,): pair_user, pair_place, share (n_pairs, 3) of the last days, the
         last weeks and always; previous (1 for the place before the last one)
-    habit : shape (n_pairs, 168), share of the place by hour of the week, backed off
+    habits : shape (3, n_pairs, 168), share of the place by hour of the week, backed off: over
+        long, lately, and the first sharpened to the likeliest place
     """
 
     until_s: float
@@ -84,7 +97,7 @@ class Knowledge:
     pair_place: IntArray
     share: FloatArray
     previous: FloatArray
-    habit: FloatArray
+    habits: FloatArray
 
     @classmethod
     def of(cls, sightings: Sightings, until_s: float) -> Knowledge:
@@ -132,7 +145,7 @@ class Knowledge:
             pair_place=pair_place,
             share=share,
             previous=previous,
-            habit=_habit(seen, pair, pair_user, share[:, 2], age_days),
+            habits=_habits(seen, pair, pair_user, share, age_days),
         )
 
     def rows(self, user: IntArray) -> tuple[IntArray, IntArray]:
@@ -152,7 +165,7 @@ class Knowledge:
         # A person only ever seen in one place can return nowhere else.
         guess[:, RETURN] += guess[:, STAY] * (self.n_pairs[user] == 1)
         guess[:, DAYS : ALWAYS + 1] = self.share[pair]
-        guess[:, HABIT] = self.habit[pair, _hour_of_week(at_s)]
+        guess[:, HABIT : USUAL + 1] = self.habits[:, pair, _hour_of_week(at_s)].T
         return guess
 
     def circumstances(self, user: IntArray, at_s: FloatArray) -> FloatArray:
@@ -166,7 +179,7 @@ class Knowledge:
         dwell_h = np.maximum(self.last_s[user] - self.since_s[user], 0.0) / HOUR_S
         gap, dwell = _log_hours(gap_h), _log_hours(dwell_h)
         here = self.share[last]
-        usual = self.habit[last, _hour_of_week(at_s)]
+        usual = self.habits[0, last, _hour_of_week(at_s)]
         seen = np.log1p(self.n_seen[user]) / np.log(1000.0)
         known = [
             np.ones(len(user)),
@@ -221,31 +234,53 @@ def _share(weight: FloatArray, pair: IntArray, pair_user: IntArray) -> FloatArra
     return result
 
 
+def _habits(
+    seen: Sightings, pair: IntArray, pair_user: IntArray, share: FloatArray, age_days: FloatArray
+) -> FloatArray:
+    """The habit over long, the habit lately, and the first sharpened; (3, n_pairs, 168)."""
+    over_long, lately = (
+        _habit(seen, pair, pair_user, coarse, 0.5 ** (age_days / half_life))
+        for half_life, coarse in zip(
+            HABIT_HALF_LIFE_DAYS.values(), (share[:, 2], share[:, 1]), strict=True
+        )
+    )
+    sharp = over_long**SHARPNESS
+    return np.stack([over_long, lately, sharp / _by_user(sharp, pair_user)])
+
+
 def _habit(
-    seen: Sightings, pair: IntArray, pair_user: IntArray, always: FloatArray, age_days: FloatArray
+    seen: Sightings, pair: IntArray, pair_user: IntArray, overall: FloatArray, weight: FloatArray
 ) -> FloatArray:
     """Share of each place by hour of the week, shape (n_pairs, 168).
 
     Counted by hour of the week, backed off to the hour of the day among working days or the
     weekend, and that to all hours.
     """
-    n_pairs, n_users = len(pair_user), seen.n_users
-    weight = 0.5 ** (age_days / HABIT_HALF_LIFE_DAYS)
-    hour = _hour_of_week(seen.at_s)
+    n_pairs = len(pair_user)
     size = n_pairs * HOURS_PER_WEEK
+    hour = _hour_of_week(seen.at_s)
     flat: FloatArray = np.bincount(pair * HOURS_PER_WEEK + hour, weight, size).astype(np.float64)
     count = _blur(flat.reshape(n_pairs, HOURS_PER_WEEK))
     by_day = count.reshape(n_pairs, 7, 24)
     kind = np.stack([by_day[:, :5].sum(axis=1), by_day[:, 5:].sum(axis=1)], axis=1)
 
     def backed_off(fine: FloatArray, coarse: FloatArray) -> FloatArray:
-        total = np.zeros((n_users, *fine.shape[1:]))
-        np.add.at(total, pair_user, fine)
-        return (fine + BACKOFF * coarse) / (total[pair_user] + BACKOFF)
+        return (fine + BACKOFF * coarse) / (_by_user(fine, pair_user) + BACKOFF)
 
-    by_kind = backed_off(kind, np.broadcast_to(always[:, None, None], kind.shape))
+    by_kind = backed_off(kind, np.broadcast_to(overall[:, None, None], kind.shape))
     spread = by_kind[:, [0, 0, 0, 0, 0, 1, 1]].reshape(n_pairs, HOURS_PER_WEEK)
     return backed_off(count, spread)
+
+
+def _by_user(values: FloatArray, pair_user: IntArray) -> FloatArray:
+    """Sum over each person's pairs, given back to each pair; the shape of `values`."""
+    if not len(pair_user):
+        return values
+    starts = np.flatnonzero(np.diff(pair_user, prepend=-1))
+    total = np.add.reduceat(values, starts, axis=0)
+    counts = np.diff(np.append(starts, len(pair_user)))
+    result: FloatArray = np.repeat(total, counts, axis=0)
+    return result
 
 
 def _blur(count: FloatArray) -> FloatArray:

@@ -102,7 +102,10 @@ def test_holidays_in_view_are_marked_and_others_are_not(profile):
 def test_a_forecast_borrowed_from_the_pool_says_so(profile):
     borrowed = demand(replace(profile, enough_history=False), "cpu_cores")
     assert "forecast of the pool" in borrowed["layout"]["title"]["subtitle"]["text"]
-    assert "forecast of the pool" not in demand(profile, "cpu_cores")["layout"]["title"]["subtitle"]["text"]
+    assert (
+        "forecast of the pool"
+        not in demand(profile, "cpu_cores")["layout"]["title"]["subtitle"]["text"]
+    )
 
 
 def test_the_map_sizes_its_markers_by_probability_at_each_step(profile):
