@@ -22,7 +22,7 @@ PATIENCE_S = 180
 
 
 class Sweeper:
-    """Removes servers, ports, images, volumes and snapshots of this run, by their key or name.
+    """Removes servers, images, volumes and snapshots of this run, by their key or name.
 
     What a transition makes carries the transition's key: `also` takes further prefixes.
     """
@@ -60,7 +60,6 @@ class Sweeper:
 
     def _in_region(self, region: str) -> Iterator[tuple[str, Json, Callable[[], object]]]:
         cloud, api, storage = self.cloud, self.cloud.api(region), "block_storage"
-        own = {"project_id": api.project_id}
         for body in self._ours(api.pages("compute", "/servers/detail", "servers")):
             yield "server", body, partial(cloud.delete_server, region, body["id"])
         for body in self._ours(api.pages("image", "/images", "images", owner=api.project_id)):
@@ -69,9 +68,6 @@ class Sweeper:
             yield "snapshot", body, partial(_delete_snapshot, cloud, region, body)
         for body in self._ours(api.pages(storage, "/volumes/detail", "volumes")):
             yield "volume", body, partial(cloud.delete_volume, region, body["id"])
-        for body in self._ours(api.pages("network", "/ports", "ports", **own)):
-            if not body["device_id"]:
-                yield "port", body, partial(api.delete, "network", f"/ports/{body['id']}")
 
     def _ours(self, bodies: Iterator[Json]) -> list[Json]:
         return [body for body in bodies if self._is_ours(body)]

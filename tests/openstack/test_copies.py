@@ -125,7 +125,7 @@ def test_an_image_is_copied_once_however_many_ask(
 
     keys = [hands.key("image"), hands.key("image")]
     hands.wait(lambda: {copy(key) for key in keys}, lambda seen: seen == {JobState.DONE})
-    found = list(hands.api(west).pages("image", "/images", "images", name=image))
+    found = list(images.named(hands.api(west), image))
     assert len(found) == 1
-    origin = next(iter(hands.api(east).pages("image", "/images", "images", name=image)))
+    (origin,) = images.named(hands.api(east), image)
     assert found[0]["os_hash_value"] == origin["os_hash_value"]

@@ -42,16 +42,6 @@ def test_a_volume_in_use_boots_no_second_server_and_is_not_deleted(
     assert hands.cloud.find_server(east, key=key) is None
 
 
-def test_a_refused_fenced_server_leaves_no_port(hands: Hands, desktop: Server, east: str) -> None:
-    key = hands.key("second")
-    spec = ServerSpec(
-        name=key, flavor=hands.flavor, boot_volume_id=desktop.volume_ids[0], is_fenced=True
-    )
-    with pytest.raises(Conflict):
-        hands.cloud.create_server(east, spec, key=key)
-    assert list(hands.api(east).pages("network", "/ports", "ports", name=f"foredesk {key}")) == []
-
-
 def test_a_volume_with_a_snapshot_is_not_deleted(hands: Hands, east: str) -> None:
     volume, key = hands.volume(), hands.key("snapshot")
     hands.cloud.snapshot_volume(east, volume.id, key=key)

@@ -84,24 +84,24 @@ def test_a_fence_takes_every_port_down_and_holds_through_a_restart(
     assert hands.cloud.server(east, desktop.id).accepts_sessions
 
 
-def test_a_server_created_fenced_is_let_nobody_in_until_it_is_unfenced(
+def test_a_server_created_fenced_lets_nobody_in_until_it_is_unfenced(
     hands: Hands, east: str
 ) -> None:
     server = hands.desktop(is_fenced=True)
-    (port,) = ports(hands, server)
-    assert port["security_groups"] == [] and port["port_security_enabled"]
     assert server.is_fenced
+    (port,) = ports(hands, server)
+    (group_id,) = port["security_groups"]
+    group = hands.api(east).get("network", f"/security-groups/{group_id}")["security_group"]
+    assert group["security_group_rules"] == [] and port["port_security_enabled"]
+
     hands.cloud.unfence_server(east, server.id)
     (port,) = ports(hands, server)
-    assert port["admin_state_up"] and len(port["security_groups"]) == 1
+    assert port["admin_state_up"] and group_id not in port["security_groups"]
     assert hands.cloud.server(east, server.id).accepts_sessions
+
     hands.cloud.fence_server(east, server.id)
     assert [port["admin_state_up"] for port in ports(hands, server)] == [False]
 
-
-def test_the_port_of_a_server_created_fenced_goes_with_it(hands: Hands, east: str) -> None:
-    server = hands.desktop(is_fenced=True)
-    (port,) = ports(hands, server)
     hands.deleted(server)
     left = hands.api(east).pages("network", "/ports", "ports", id=port["id"])
     assert list(left) == []

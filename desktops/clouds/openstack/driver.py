@@ -11,8 +11,6 @@ from desktops.clouds.openstack.api import RegionApi
 from desktops.core.cloud import (
     Capabilities,
     Cloud,
-    CloudError,
-    CloudUnavailable,
     Inventory,
     Job,
     MemoryMode,
@@ -194,20 +192,16 @@ class OpenStackCloud:
         if values.is_being_deleted(body):
             return
         _spare_volumes(api, body)
-        fences.release(
-            api, key=(body.get("metadata") or {}).get(marks.KEY, ""), server_id=server_id
-        )
         api.delete("compute", f"/servers/{server_id}")
 
     def fence_server(self, region: str, server_id: str) -> None:
         api = self.api(region)
-        status, _ = _state(api.get("compute", f"/servers/{server_id}")["server"])
-        fences.fence(api, server_id, is_building=status == "BUILD")
+        fences.fence(api, api.get("compute", f"/servers/{server_id}")["server"])
 
     def unfence_server(self, region: str, server_id: str) -> None:
         api = self.api(region)
-        api.get("compute", f"/servers/{server_id}")
-        fences.unfence(api, server_id, groups=self._security_groups)
+        server = api.get("compute", f"/servers/{server_id}")["server"]
+        fences.unfence(api, server, groups=self._security_groups)
 
     def live_migrate(self, region: str, server_id: str, *, key: str) -> Job:
         if not self._may_live_migrate():
@@ -297,21 +291,14 @@ class OpenStackCloud:
         )
 
     def _boot(self, api: RegionApi, spec: ServerSpec, *, key: str) -> Json:
-        network_id = self._network_id(api, spec.network)
         wanted = _server_body(api, spec, key=key)
-        if not spec.is_fenced:
-            wanted["networks"] = [{"uuid": network_id}]
-            return _created(api, wanted)
-        port_id = fences.quarantined_port(api, network_id=network_id, key=key)
-        wanted["networks"] = [{"port": port_id}]
-        wanted["metadata"][marks.FENCED] = "yes"
-        try:
-            return _created(api, wanted)
-        except CloudUnavailable:
-            raise  # it may have been created all the same: the next call finds it, or the port
-        except CloudError:
-            fences.release(api, key=key)
-            raise
+        wanted["networks"] = [{"uuid": self._network_id(api, spec.network)}]
+        if spec.is_fenced:
+            group_id = fences.quarantine(api)
+            wanted["security_groups"] = [{"name": group_id}]
+            wanted["metadata"][marks.QUARANTINE] = group_id
+        made: Json = api.post("compute", "/servers", {"server": wanted})["server"]
+        return made
 
     def _network_id(self, api: RegionApi, network: str | None) -> str:
         wanted = network or self._network
@@ -343,11 +330,6 @@ class OpenStackCloud:
 
 def _state(body: Json) -> tuple[str, str]:
     return body["status"], body.get("OS-EXT-STS:task_state") or ""
-
-
-def _created(api: RegionApi, wanted: Json) -> Json:
-    made: Json = api.post("compute", "/servers", {"server": wanted})["server"]
-    return made
 
 
 def _server_body(api: RegionApi, spec: ServerSpec, *, key: str) -> Json:

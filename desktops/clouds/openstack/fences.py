@@ -3,8 +3,8 @@
 A fenced port is administratively down: no frame passes, whatever the guest does, and it stays
 so through stop, start and reboot. A server that is *created* fenced cannot have its ports down
 yet: Open vSwitch never reports such a port as plugged, and Nova waits for that report and then
-gives the server up. Its port is up but quarantined instead: in no security group, so that
-nothing is let in. Fencing it again later takes it down as well.
+gives the server up. Its ports are quarantined instead: in a security group without rules, so
+that nothing passes either way. Fencing it again later takes them down as well.
 """
 
 from __future__ import annotations
@@ -18,26 +18,19 @@ from desktops.core.cloud import NotFound
 
 Json = dict[str, Any]
 
-QUARANTINE = "foredesk quarantine"  # a port's description
-FIELDS = ["id", "name", "device_id", "admin_state_up", "description", "security_groups"]
+GROUP = "foredesk-quarantine"
+FIELDS = ["id", "device_id", "admin_state_up", "security_groups"]
 
 
-def is_fenced(port: Json) -> bool:
-    return not port["admin_state_up"] or _is_quarantined(port)
+def are_fenced(server: Json, ports: Iterable[Json]) -> bool:
+    """Whether no port of the server lets anybody in.
 
-
-def _is_quarantined(port: Json) -> bool:
-    return port.get("description") == QUARANTINE and not port.get("security_groups")
-
-
-def are_fenced(ports: Iterable[Json], *, without: bool = True) -> bool:
-    """Whether no port lets anybody in; `without` is the answer for a server without ports."""
+    A server being built has no ports *yet*: what it was created as tells how they will be.
+    """
     ports = list(ports)
-    return all(is_fenced(port) for port in ports) if ports else without
-
-
-def of_server(api: RegionApi, server_id: str) -> list[Json]:
-    return list(api.pages("network", "/ports", "ports", device_id=server_id, fields=FIELDS))
+    if not ports:
+        return server["status"] != "BUILD" or bool(_quarantine_of(server))
+    return all(not port["admin_state_up"] or _is_quarantined(port, server) for port in ports)
 
 
 def of_project(api: RegionApi) -> dict[str, list[Json]]:
@@ -49,54 +42,60 @@ def of_project(api: RegionApi) -> dict[str, list[Json]]:
     return found
 
 
-def fence(api: RegionApi, server_id: str, *, is_building: bool) -> None:
-    """Take down every port that lets somebody in (while building: see the module)."""
-    for port in of_server(api, server_id):
-        if port["admin_state_up"] and not (is_building and _is_quarantined(port)):
+def of_server(api: RegionApi, server_id: str) -> list[Json]:
+    return list(api.pages("network", "/ports", "ports", device_id=server_id, fields=FIELDS))
+
+
+def fence(api: RegionApi, server: Json) -> None:
+    """Take down every port; one in quarantine stays up for as long as its server is built."""
+    for port in of_server(api, server["id"]):
+        is_needed = server["status"] == "BUILD" and _is_quarantined(port, server)
+        if port["admin_state_up"] and not is_needed:
             _update(api, port, admin_state_up=False)
 
 
-def unfence(api: RegionApi, server_id: str, *, groups: Sequence[str]) -> None:
-    """Open every port; a quarantined one joins the named security groups."""
-    for port in of_server(api, server_id):
-        if _is_quarantined(port):
+def unfence(api: RegionApi, server: Json, *, groups: Sequence[str]) -> None:
+    """Open every port; one in quarantine joins the named security groups."""
+    for port in of_server(api, server["id"]):
+        if _is_quarantined(port, server):
             joined = [_group_id(api, group) for group in groups]
-            _update(api, port, admin_state_up=True, security_groups=joined, description="")
+            _update(api, port, admin_state_up=True, security_groups=joined)
         elif not port["admin_state_up"]:
             _update(api, port, admin_state_up=True)
 
 
-def quarantined_port(api: RegionApi, *, network_id: str, key: str) -> str:
-    """The id of the quarantined port for the server with this key: found, or created."""
-    found = [port for port in _own(api, key) if not port["device_id"]]
-    if found:
-        return str(found[0]["id"])
-    wanted: Json = {
-        "network_id": network_id,
-        "name": marks.name(key),
-        "description": QUARANTINE,
-        "security_groups": [],
-    }
-    port = api.post("network", "/ports", {"port": wanted})["port"]
-    if port.get("port_security_enabled") is False:
-        # Nothing filters this network's traffic, so security groups cannot hold it back.
-        _update(api, port, admin_state_up=False, description="")
-    return str(port["id"])
+def quarantine(api: RegionApi) -> str:
+    """The id of the project's security group without rules: found, or created.
+
+    A new group lets everything out, and somebody may have added rules: none stays.
+    """
+    group = marks.once(
+        lambda: marks.oldest(_groups(api, name=GROUP)),
+        lambda: _create_group(api),
+        lambda made: api.delete("network", f"/security-groups/{made['id']}"),
+    )
+    for rule in group["security_group_rules"]:
+        try:
+            api.delete("network", f"/security-group-rules/{rule['id']}")
+        except NotFound:
+            continue
+    return str(group["id"])
 
 
-def release(api: RegionApi, *, key: str, server_id: str = "") -> None:
-    """Delete the ports made here for a server: Nova deletes only those that it made itself."""
-    for port in _own(api, key):
-        if port["device_id"] in ("", server_id):
-            try:
-                api.delete("network", f"/ports/{port['id']}")
-            except NotFound:
-                continue
+def _create_group(api: RegionApi) -> Json:
+    wanted = {"name": GROUP, "description": "Servers that Foredesk created fenced. No rules."}
+    made: Json = api.post("network", "/security-groups", {"security_group": wanted})
+    group: Json = made["security_group"]
+    return group
 
 
-def _own(api: RegionApi, key: str) -> list[Json]:
-    params = {"name": marks.name(key), "project_id": api.project_id, "fields": FIELDS}
-    return list(api.pages("network", "/ports", "ports", **params))
+def _quarantine_of(server: Json) -> str:
+    """The security group in which the server was created; "" when it was not fenced."""
+    return str((server.get("metadata") or {}).get(marks.QUARANTINE, ""))
+
+
+def _is_quarantined(port: Json, server: Json) -> bool:
+    return bool(_quarantine_of(server)) and port["security_groups"] == [_quarantine_of(server)]
 
 
 def _update(api: RegionApi, port: Json, **changes: Any) -> None:
@@ -104,9 +103,11 @@ def _update(api: RegionApi, port: Json, **changes: Any) -> None:
 
 
 def _group_id(api: RegionApi, group: str) -> str:
-    params = {"name": group, "project_id": api.project_id, "fields": ["id", "name"]}
-    for found in api.pages("network", "/security-groups", "security_groups", **params):
-        return str(found["id"])
-    for found in api.pages("network", "/security-groups", "security_groups", id=group):
+    for found in [*_groups(api, name=group), *_groups(api, id=group)]:
         return str(found["id"])
     raise NotFound(f"No security group {group!r} to take a server out of quarantine.")
+
+
+def _groups(api: RegionApi, **wanted: str) -> list[Json]:
+    params = {"project_id": api.project_id, **wanted}
+    return list(api.pages("network", "/security-groups", "security_groups", **params))

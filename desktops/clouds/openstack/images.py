@@ -25,18 +25,23 @@ def find(api: RegionApi, image: str) -> Json:
     try:
         return api.get("image", f"/images/{image}")
     except NotFound:
-        named = list(api.pages("image", "/images", "images", name=image, status="active"))
-    if not named:
+        found = list(_called(api, image, status="active"))
+    if not found:
         raise NotFound(f"No active image {image!r}.")
-    if len(named) > 1:
-        ids = ", ".join(sorted(found["id"] for found in named))
-        raise CloudError(f"{len(named)} images are called {image!r}: name one by its id ({ids}).")
-    return named[0]
+    if len(found) > 1:
+        ids = ", ".join(sorted(one["id"] for one in found))
+        raise CloudError(f"{len(found)} images are called {image!r}: name one by its id ({ids}).")
+    return found[0]
 
 
 def named(api: RegionApi, name: str) -> Iterator[Json]:
     """The project's own images with this name (an administrator would see everybody's)."""
-    return api.pages("image", "/images", "images", name=name, owner=api.project_id)
+    return _called(api, name, owner=api.project_id)
+
+
+def _called(api: RegionApi, name: str, **wanted: str) -> Iterator[Json]:
+    # Without its operator, Glance takes what stands before a colon for one.
+    return api.pages("image", "/images", "images", name=f"eq:{name}", **wanted)
 
 
 def register(api: RegionApi, *, name: str, disk_format: str, properties: dict[str, str]) -> Json:
@@ -115,7 +120,7 @@ def copy(source: RegionApi, dest: RegionApi, image: str, *, source_region: str, 
     origin = find(source, image)
     if origin["status"] != "active":
         raise Conflict(f"Image {image!r} is {origin['status']}, not active.")
-    for found in dest.pages("image", "/images", "images", name=origin["name"]):
+    for found in _called(dest, origin["name"]):
         if _is_equal(found, origin):
             return Job(key, JobState.DONE, f"image {found['id']}")
     for found in named(dest, origin["name"]):

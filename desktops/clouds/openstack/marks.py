@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 KEY = "foredesk:key"  # the resource the caller asked for
 COPY = "foredesk:copy"  # what a copy leaves behind until it is done
-FENCED = "foredesk:fenced"  # on a server that was created fenced
+QUARANTINE = "foredesk:quarantine"  # on a server created fenced: its security group
 BYTES = "foredesk:bytes"  # on a copied volume: how much was sent
 
 MAX_KEY_LENGTH = 200  # metadata values and names hold 255 characters

@@ -73,7 +73,7 @@ def server_from(body: Json, ports: Iterable[Json], *, region: str) -> Server:
         name=body["name"],
         status=status,
         is_busy=bool(task) or body["status"] in _BUSY_STATUS,
-        is_fenced=fences.are_fenced(ports, without=_is_fenced_without_ports(body)),
+        is_fenced=fences.are_fenced(body, ports),
         flavor=_flavor_name(body),
         volume_ids=tuple(volume["id"] for volume in attached),
         host=body.get("OS-EXT-SRV-ATTR:host") or body.get("hostId") or "",
@@ -81,11 +81,6 @@ def server_from(body: Json, ports: Iterable[Json], *, region: str) -> Server:
         fault=(body.get("fault") or {}).get("message", ""),
         addresses=tuple(one["addr"] for some in addresses for one in some),
     )
-
-
-def _is_fenced_without_ports(body: Json) -> bool:
-    """A server being built has no ports *yet*: what it was created as tells how they will be."""
-    return body["status"] != "BUILD" or marks.FENCED in (body.get("metadata") or {})
 
 
 def _flavor_name(body: Json) -> str:

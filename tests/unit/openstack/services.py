@@ -88,7 +88,8 @@ class Region(RegionApi):
         if "metadata" in params:
             wanted = json.loads(params["metadata"])
             return [one for one in found if wanted.items() <= one["metadata"].items()]
-        return [one for one in found if one["name"] == params.get("name", one["name"])]
+        name = params.get("name", "").removeprefix("eq:")
+        return [one for one in found if one["name"] == name]
 
     def _get(self, service: str, path: str) -> Json:
         self._pass_time()

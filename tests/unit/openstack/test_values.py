@@ -7,9 +7,9 @@ import pytest
 from desktops.clouds.openstack import values
 from desktops.core.cloud import ServerStatus, VolumeStatus
 
-UP = {"id": "p1", "admin_state_up": True, "description": "", "security_groups": ["g"]}
+UP = {"id": "p1", "admin_state_up": True, "security_groups": ["g"]}
 DOWN = UP | {"id": "p2", "admin_state_up": False}
-QUARANTINED = UP | {"id": "p3", "description": "foredesk quarantine", "security_groups": []}
+QUARANTINED = UP | {"id": "p3", "security_groups": ["q"]}
 
 
 def server(**changes: Any) -> dict[str, Any]:
@@ -71,24 +71,26 @@ def test_status_and_task_together_tell_what_a_server_does(
         ([QUARANTINED], True),
         ([UP, DOWN], False),
         ([DOWN, QUARANTINED], True),
+        ([UP | {"security_groups": ["q", "g"]}], False),
         ([], True),
     ],
 )
 def test_a_server_is_fenced_when_no_port_lets_anybody_in(
     ports: list[dict[str, Any]], is_fenced: bool
 ) -> None:
-    assert values.server_from(server(), ports, region="east").is_fenced is is_fenced
+    body = server(metadata={"foredesk:quarantine": "q"})
+    assert values.server_from(body, ports, region="east").is_fenced is is_fenced
 
 
-def test_a_port_without_security_groups_is_not_quarantined_by_that_alone() -> None:
-    """Somebody may want a network without them."""
+def test_nobody_elses_security_group_is_a_quarantine() -> None:
+    assert not values.server_from(server(), [QUARANTINED], region="east").is_fenced
     assert not values.server_from(server(), [UP | {"security_groups": []}], region="e").is_fenced
 
 
 def test_a_server_without_ports_yet_is_as_it_was_asked_to_be() -> None:
-    building = server(status="BUILD", metadata={"foredesk:key": "k"})
+    building = server(status="BUILD", metadata={})
     assert not values.server_from(building, [], region="east").is_fenced
-    building["metadata"]["foredesk:fenced"] = "yes"
+    building["metadata"]["foredesk:quarantine"] = "q"
     assert values.server_from(building, [], region="east").is_fenced
 
 
