@@ -24,6 +24,7 @@ from desktops.models import (
     RoundTrip,
     Site,
 )
+from forecasting.core.profiles import HORIZON_HOURS
 from forecasting.models import Generation, ResourceDemandProfile
 from migration.core.inputs import (
     NOT_OFFERED,
@@ -355,8 +356,7 @@ class _Profiles:
         }
         some = next(iter(rows.values()), None)
         levels = np.array(some.levels if some else [0.5], dtype=float)
-        hours = len(some.p_active or []) if some else 1
-        shape = (len(desktops), hours)
+        shape = (len(desktops), HORIZON_HOURS)
         p_active, p_site = np.zeros(shape), np.zeros((*shape, len(sites)))
         cpu = np.full((*shape, len(levels)), np.nan)
         memory = cpu.copy()

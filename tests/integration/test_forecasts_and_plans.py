@@ -195,6 +195,16 @@ def test_a_new_plan_supersedes_what_waited_and_leaves_what_moves_alone(fleet: Fl
     assert Transition.objects.count() == 1
 
 
+def test_people_without_desktops_and_machines_without_people_have_an_empty_plan(
+    fleet: Fleet,
+) -> None:
+    fleet.dataset.desktops.all().delete()
+    Activity.objects.update(active_ratio=None, cpu_cores=None)
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    plan = make_plan(dataset_id=fleet.dataset.pk, wall=timezone.now())
+    assert plan.recommendations.count() == 0
+
+
 def test_planning_without_a_forecast_is_refused(fleet: Fleet) -> None:
     with pytest.raises(NotPossible, match="no complete forecast"):
         make_plan(dataset_id=fleet.dataset.pk, wall=timezone.now())
