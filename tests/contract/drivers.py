@@ -16,7 +16,12 @@ import pytest
 
 from desktops.clouds.simulator import connect
 from desktops.core.cloud import Cloud
+from tests.openstack import place
+from tests.openstack.content import CONTENT, upload_image
+from tests.openstack.sweeping import Sweeper
 from tests.support.simulator import GB, TOKEN, simulator, two_regions
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class Ground:
     """A cloud with two regions to try things in.
 
     image : exists in `source` only, bootable; volume_bytes : has room for it
-    timeout_s : how long one request may take to come true
+    timeout_s : how long one request may take to come true; poll_s : how often to look
     unreachable : the same driver where nobody answers
     """
 
@@ -36,6 +41,7 @@ class Ground:
     volume_bytes: int
     timeout_s: float
     unreachable: Cloud | None = None
+    poll_s: float = 0.005
 
 
 @contextmanager
@@ -64,7 +70,41 @@ def _simulator() -> Iterator[Ground]:
         )
 
 
-DRIVERS: Mapping[str, Callable[[], AbstractContextManager[Ground]]] = {"simulator": _simulator}
-MARKS: Mapping[str, Any] = {}
+@contextmanager
+def _openstack() -> Iterator[Ground]:
+    """The cloud that OS_CLOUD names (tests/openstack/place.py)."""
+    cloud = place.connected()
+    source, dest = place.two_regions(cloud)
+    sweeper = Sweeper(cloud, (source, dest))
+    sweeper.also("contract:")
+    image = f"{sweeper.prefix}-image"
+    try:
+        upload_image(cloud.api(source), image, CONTENT)
+        yield Ground(
+            cloud=cloud,
+            source=source,
+            dest=dest,
+            flavor=place.common_flavor(cloud, (source, dest)),
+            image=image,
+            volume_bytes=GIB,
+            timeout_s=300,
+            poll_s=0.5,
+        )
+    finally:
+        sweeper.sweep()
+
+
+DRIVERS: Mapping[str, Callable[[], AbstractContextManager[Ground]]] = {
+    "simulator": _simulator,
+    "openstack": _openstack,
+}
+MARKS: Mapping[str, Any] = {
+    "openstack": (
+        pytest.mark.openstack,
+        pytest.mark.timeout(900),
+        # openstacksdk 4.22 warns of its own later releases, in every request it sends.
+        pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+    )
+}
 
 PARAMETERS = [pytest.param(name, marks=MARKS.get(name, ())) for name in DRIVERS]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
 from desktops.core.cloud import (
     Cloud,
+    Conflict,
     JobState,
     NotFound,
     Server,
@@ -40,7 +42,20 @@ class Rig:
         return f"contract:{what}:{uuid4()}"
 
     def wait(self, observe: Callable[[], T], is_wanted: Callable[[T], object] = bool) -> T:
-        return eventually(observe, is_wanted, timeout_s=self.ground.timeout_s)
+        ground = self.ground
+        return eventually(observe, is_wanted, timeout_s=ground.timeout_s, every_s=ground.poll_s)
+
+    def insist(self, ask: Callable[[], None]) -> None:
+        """Ask again for as long as the cloud must first finish something else."""
+
+        def is_accepted() -> bool:
+            try:
+                ask()
+            except Conflict:
+                return False
+            return True
+
+        self.wait(is_accepted)
 
     # Volumes
 
@@ -133,6 +148,9 @@ class Rig:
         assert copy.state is JobState.DONE, copy.detail
         return copy
 
+    def abandon(self, key: str) -> None:
+        self.insist(lambda: self.cloud.abandon_copy(self.dest, source_region=self.source, key=key))
+
     def remember_snapshot(self, region: str, snapshot_id: str) -> None:
         self._snapshots.append((region, snapshot_id))
 
@@ -140,12 +158,12 @@ class Rig:
         for region, server_id in self._servers:
             self.cloud.delete_server(region, server_id)
         for region, server_id in self._servers:
-            self.wait(lambda r=region, s=server_id: self.is_server_gone(r, s))  # type: ignore[misc]
+            self.wait(partial(self.is_server_gone, region, server_id))
         for key in reversed(self._copies):
-            self.cloud.abandon_copy(self.dest, source_region=self.source, key=key)
+            self.abandon(key)
         for region, snapshot_id in self._snapshots:
-            self.cloud.delete_snapshot(region, snapshot_id)
+            self.insist(partial(self.cloud.delete_snapshot, region, snapshot_id))
         for region, volume_id in self._volumes:
-            self.cloud.delete_volume(region, volume_id)
+            self.insist(partial(self.cloud.delete_volume, region, volume_id))
         for region, volume_id in self._volumes:
-            self.wait(lambda r=region, v=volume_id: self.is_volume_gone(r, v))  # type: ignore[misc]
+            self.wait(partial(self.is_volume_gone, region, volume_id))

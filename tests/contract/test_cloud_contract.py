@@ -427,8 +427,8 @@ def test_an_abandoned_pass_leaves_nothing_and_may_be_begun_anew(rig: Rig) -> Non
     before = {v.id for v in rig.cloud.inventory(rig.dest).volumes}
     copy = rig.ask_for_pass(volume.id, key=key)
     assert copy.state is JobState.RUNNING
-    rig.cloud.abandon_copy(rig.dest, source_region=rig.source, key=key)
-    rig.cloud.abandon_copy(rig.dest, source_region=rig.source, key=key)
+    rig.abandon(key)
+    rig.abandon(key)
 
     def left_behind() -> set[str]:
         return {v.id for v in rig.cloud.inventory(rig.dest).volumes} - before
@@ -442,7 +442,7 @@ def test_an_abandoned_pass_leaves_nothing_and_may_be_begun_anew(rig: Rig) -> Non
 def test_abandoning_a_finished_pass_removes_the_volume_it_made(rig: Rig) -> None:
     volume, key = rig.volume(), rig.key("pass")
     done = rig.copy(volume.id, key=key)
-    rig.cloud.abandon_copy(rig.dest, source_region=rig.source, key=key)
+    rig.abandon(key)
     rig.wait(lambda: rig.is_volume_gone(rig.dest, str(done.volume_id)))
 
 
@@ -450,7 +450,7 @@ def test_abandoning_a_pass_keeps_its_base(rig: Rig) -> None:
     volume, key = rig.volume(), rig.key("pass")
     first = rig.copy(volume.id, key=rig.key("pass"))
     rig.ask_for_pass(volume.id, key=key, base=first.volume_id)
-    rig.cloud.abandon_copy(rig.dest, source_region=rig.source, key=key)
+    rig.abandon(key)
     assert rig.wait_for_volume(rig.dest, str(first.volume_id)).is_bootable
 
 

@@ -1,10 +1,4 @@
-"""The cloud that OS_CLOUD names, and hands to make and remove things there.
-
-OS_CLIENT_CONFIG_FILE, OS_CLOUD      as everywhere with OpenStack
-FOREDESK_TEST_ADMIN_CLOUD            an entry that may live-migrate (default: OS_CLOUD)
-FOREDESK_TEST_REGIONS                two or more, source first (default: all of the catalogue)
-FOREDESK_TEST_NETWORK                for servers (default: the only one)
-FOREDESK_TEST_FLAVOR                 (default: the smallest)
+"""The cloud that OS_CLOUD names (see `place`), and hands to make and remove things there.
 
 Everything made is called foredesk-test-RUN… and removed after its test; what a run that never
 ended left behind is removed by the next one an hour later.
@@ -12,7 +6,6 @@ ended left behind is removed by the next one an hour later.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import TypeVar
@@ -20,7 +13,6 @@ from uuid import uuid4
 
 import pytest
 
-from desktops.clouds.openstack import connect
 from desktops.clouds.openstack.api import RegionApi
 from desktops.clouds.openstack.driver import OpenStackCloud
 from desktops.core.cloud import (
@@ -36,6 +28,7 @@ from desktops.core.cloud import (
     VolumeStatus,
 )
 from tests.openstack.content import CONTENT, upload_image
+from tests.openstack.place import common_flavor, connected, two_regions
 from tests.openstack.sweeping import Sweeper
 
 T = TypeVar("T")
@@ -57,37 +50,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def connect_again() -> Callable[[], OpenStackCloud]:
     """Another worker's driver: it shares nothing with the first but the cloud."""
-    name = os.environ.get("OS_CLOUD")
-    if not name:
-        pytest.skip("OS_CLOUD names no cloud")
-    regions = os.environ.get("FOREDESK_TEST_REGIONS", "")
-
-    def again() -> OpenStackCloud:
-        cloud = connect(
-            name,
-            cloud=name,
-            admin_cloud=os.environ.get("FOREDESK_TEST_ADMIN_CLOUD") or None,
-            regions=[region for region in regions.split(",") if region],
-            network=os.environ.get("FOREDESK_TEST_NETWORK") or None,
-        )
-        assert isinstance(cloud, OpenStackCloud)
-        return cloud
-
-    return again
+    return connected
 
 
 @pytest.fixture(scope="session")
-def cloud(connect_again: Callable[[], OpenStackCloud]) -> OpenStackCloud:
-    return connect_again()
+def cloud() -> OpenStackCloud:
+    return connected()
 
 
 @pytest.fixture(scope="session")
 def regions(cloud: OpenStackCloud) -> tuple[str, str]:
     """Where desktops come from, and where they go."""
-    found = cloud.regions()
-    if len(found) < 2:
-        pytest.skip(f"two regions are needed; there is {found}")
-    return found[0], found[1]
+    return two_regions(cloud)
 
 
 @pytest.fixture(scope="session")
@@ -110,14 +84,7 @@ def sweeper(cloud: OpenStackCloud, regions: tuple[str, str]) -> Iterator[Sweeper
 
 @pytest.fixture(scope="session")
 def flavor(cloud: OpenStackCloud, regions: tuple[str, str]) -> str:
-    """A flavor that both regions have: the named one, or the smallest."""
-    named = os.environ.get("FOREDESK_TEST_FLAVOR")
-    if named:
-        return named
-    offered = [cloud.inventory(region).flavors for region in regions]
-    common = {one.name for one in offered[0]} & {one.name for one in offered[1]}
-    sized = sorted((one.memory_bytes, one.vcpus, one.name) for one in offered[0])
-    return next(name for _, _, name in sized if name in common)
+    return common_flavor(cloud, regions)
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,11 @@ def desktop(key: str, **changes: Any) -> dict[str, Any]:
 
 
 def eventually(
-    observe: Callable[[], T], is_wanted: Callable[[T], object] = bool, *, timeout_s: float = 10
+    observe: Callable[[], T],
+    is_wanted: Callable[[T], object] = bool,
+    *,
+    timeout_s: float = 10,
+    every_s: float = 0.005,
 ) -> T:
     """Observe until what is seen is wanted, and return it; fails with the last thing seen."""
     deadline = monotonic() + timeout_s
@@ -171,4 +175,4 @@ def eventually(
             return seen
         if monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s; last seen: {seen!r}")
-        sleep(0.005)
+        sleep(every_s)
