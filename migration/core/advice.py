@@ -105,6 +105,7 @@ class Advice:
     confidence : probability that the planned condition holds (1 for `stay`)
     prepare_by : the shadow must be whole at this time
     cutover_start, cutover_end : when a confirmed cutover is expected, end exclusive
+    confirm_terms : what a later observation must meet; None for `stay` and for a smaller flavor
     expires_at : after this the shadow and the advice are worth nothing any more
     """
 

@@ -22,7 +22,7 @@ ITEMS = tuple(ItemName)
 N_STAY_ITEMS = 4
 """The first items are paid when staying too; the rest is what acting costs."""
 NO_TIER = -1
-CELLS = 8192
+CELLS = 4096
 """Pairs x paths worked on at once: what keeps the dynamic programme inside the cache."""
 
 

@@ -10,7 +10,7 @@ from migration.core.costs import MoveCost
 from migration.core.outlook import Outlook, per_path
 from migration.core.priced import NO_TIER, Priced, settle
 from migration.core.recourse import best_response, follow
-from migration.core.slo import BoolArray, IntArray, to_micros
+from migration.core.slo import BoolArray, FloatArray, IntArray, to_micros
 from migration.core.trips import Trip
 
 
@@ -51,7 +51,7 @@ def price_resizing(outlook: Outlook, pairs: Pairs) -> Priced:
     # These do not change; they are taken from staying, path sums and all.
     stay = per_path(outlook.stay[:, pairs.row], outlook.n_paths)
     sums[ItemName.LATENCY], sums[ItemName.GRAVITY] = stay[0], stay[2]
-    above = np.where(in_b & (trip.p_active > 0), outlook.p_above[pairs.row].T, 0.0)
+    confidence = _odds(trip, outlook.p_above[pairs.row].T, in_b)
     no_hour = np.zeros(m, dtype=np.int64)
     return settle(
         outlook,
@@ -61,7 +61,7 @@ def price_resizing(outlook: Outlook, pairs: Pairs) -> Priced:
         go,
         tier=no_hour + NO_TIER,
         deletes_source=np.zeros(m, dtype=bool),
-        confidence=above.max(axis=0),
+        confidence=confidence,
         ready_hour=no_hour,
         last_hour=np.where(in_b.any(axis=0), hours - 1 - np.argmax(in_b[::-1], axis=0), -1),
         is_late=np.zeros(m, dtype=bool),
@@ -71,6 +71,19 @@ def price_resizing(outlook: Outlook, pairs: Pairs) -> Priced:
         site=no_hour - 1,
         worked_hours=np.zeros(m),
     )
+
+
+def _odds(trip: Trip, p_above_a: FloatArray, in_b: BoolArray) -> FloatArray:
+    """(m,) chance that demand exceeds the old flavor, or fits the new one where that is smaller.
+
+    Of the hours on the new flavor the one that speaks most for growing, and least for shrinking.
+    """
+    worked = in_b & (trip.p_active > 0)
+    above = np.where(worked, p_above_a, 0.0).max(axis=0)
+    still = np.where(worked, trip.p_above_b, 0.0).max(axis=0)
+    vcpus = trip.outlook.world.tables.flavor_vcpus
+    odds: FloatArray = np.where(vcpus[trip.flavor_b] < vcpus[trip.flavor_a], 1.0 - still, above)
+    return odds
 
 
 def _restart(trip: Trip, left: IntArray) -> MoveCost:

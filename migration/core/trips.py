@@ -38,6 +38,7 @@ class Trip:
     per_site_a: IntArray
     per_site_b: IntArray
     p_better: FloatArray
+    p_above_b: FloatArray
     saturation_a: IntArray
     saturation_b: IntArray
     gravity_a: IntArray
@@ -56,6 +57,7 @@ class Trip:
         per_site_b = world.latency_per_hour[pool, :, b]
         is_better = (per_site_a > per_site_b)[:, :-1]
         price = tables.flavor_price_per_hour
+        p_above_b = outlook.p_above_on(row, pairs.flavor).T
         return cls(
             outlook=outlook,
             row=row,
@@ -74,11 +76,10 @@ class Trip:
             per_site_a=per_site_a,
             per_site_b=per_site_b,
             p_better=np.einsum("mts,ms->tm", p_site, is_better.astype(np.float64)),
+            p_above_b=p_above_b,
             saturation_a=outlook.saturation[row].T,
             saturation_b=saturation_cost(
-                p_active,
-                outlook.p_above_on(row, pairs.flavor).T,
-                world.by_pool("saturation_price_per_hour", pool),
+                p_active, p_above_b, world.by_pool("saturation_price_per_hour", pool)
             ),
             gravity_a=to_micros(p_active * world.gravity_per_hour[pool, a]),
             gravity_b=to_micros(p_active * world.gravity_per_hour[pool, b]),

@@ -179,13 +179,16 @@ class Writer:
             stall_s=float(priced.stall_s[one]),
         )
 
-    def _terms(self, priced: Priced, one: int) -> ConfirmTerms:
+    def _terms(self, priced: Priced, one: int) -> ConfirmTerms | None:
         row = int(priced.row[one])
         here, there = int(self.fleet.region[row]), int(priced.region[one])
         tables, policy, flavor = self.world.tables, self._policy(row), int(self.fleet.flavor[row])
+        is_resize = int(priced.tier[one]) == NO_TIER
+        if is_resize and tables.flavor_vcpus[priced.flavor[one]] < tables.flavor_vcpus[flavor]:
+            # Demand that stays away is nothing one observation could show.
+            return None
         commit = tables.flavor_price_per_hour[flavor, here] * policy.commit_window_hours
         site_terms: tuple[str, ...] = ()
-        is_resize = int(priced.tier[one]) == NO_TIER
         fixed_stall_s, memory, in_stall, egress, is_lost = policy.resize_stall_s, 0, 0, 0.0, True
         if not is_resize:
             strategy = tables.strategies[int(priced.strategy[one])]

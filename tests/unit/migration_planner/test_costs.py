@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from migration.core import costs
 from migration.core.inputs import Tier
+from migration.core.outlook import per_path
 from migration.core.slo import (
     Slo,
     gravity_penalty,
@@ -27,6 +28,10 @@ def above(capacity: float, quantiles=QUANTILES, levels=LEVELS) -> float:
 class TestMoney:
     def test_halves_go_to_the_even_neighbour(self):
         assert to_micros(np.array([0.5, 1.5, 2.5, -0.5])).tolist() == [0, 2, 2, 0]
+
+    def test_the_mean_over_paths_is_the_nearest_micro_unit(self):
+        total = np.array([0, 1, 2, 3, 4, 10**15 + 3])
+        assert per_path(total, 4).tolist() == [0, 0, 1, 1, 1, 250_000_000_000_001]
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_an_amount_that_is_no_number_is_refused(self, value):

@@ -117,6 +117,18 @@ class TestATrip:
         (advice,) = plan(travellers(cpu_quantiles=cpu))
         assert (advice.target_region, advice.target_flavor) == (fleets.SINGAPORE, fleets.LARGE)
 
+    def test_the_way_home_keeps_the_larger_server_through_the_commit_window(self):
+        cpu = np.full((1, 168, 3), 1.0)
+        cpu[:, 22:96] = [4.5, 6.0, 7.5]
+        people = travellers(share=1.0, cpu_quantiles=cpu)
+        for window_h in (0.0, 2.0):
+            (advice,) = plan(people, policy=fleets.policy(commit_window_hours=window_h))
+            items = {item.name: item.micros for item in advice.action_items}
+            if not window_h:
+                without = items[ItemName.WAY_HOME]
+        assert items[ItemName.SOURCE_COMMIT] == 2 * 80_000
+        assert items[ItemName.WAY_HOME] - without == 2 * 180_000
+
     def test_a_hot_shadow_is_bought_where_stalls_are_dear_and_hours_never_quiet(self):
         always = np.ones((1, 168))
         policy = fleets.policy(
@@ -266,6 +278,34 @@ def test_a_likelier_trip_is_worth_more():
     assert found[0] > 0
 
 
+def test_a_server_that_is_off_at_night_costs_nothing_then():
+    at_work = fleets.office_hours(168) > 0.5
+    (always,) = plan(fleets.fleet(1))
+    (by_day,) = plan(fleets.fleet(1, powered_ratio=at_work[None].astype(float)))
+    assert always.stay_items[3].micros == 168 * 80_000
+    assert by_day.stay_items[3].micros == 5 * 9 * 80_000
+
+
+def test_memory_alone_can_be_what_is_short():
+    memory = np.tile(np.array([15.0, 24.0, 31.0]) * fleets.GB, (1, 168, 1))
+    (advice,) = plan(fleets.fleet(1, memory_quantiles=memory))
+    assert (advice.action, advice.target_flavor) == (Action.RESIZE, fleets.LARGE)
+    assert advice.confirm_terms.demand_memory_bytes == 16 * fleets.GB
+    assert "above what small can do" in advice.reason
+
+
+def test_a_smaller_flavor_is_advised_only_where_the_pool_allows_it():
+    roomy = fleets.fleet(
+        1, flavor=np.array([fleets.LARGE]), cpu_quantiles=np.full((1, 168, 3), 0.5)
+    )
+    assert plan(roomy)[0].action is Action.STAY
+    (advice,) = plan(roomy, policy=fleets.policy(allow_downsize=True))
+    assert (advice.action, advice.target_flavor) == (Action.RESIZE, fleets.SMALL)
+    assert "fits small" in advice.reason
+    assert advice.confidence > 0.99
+    assert advice.confirm_terms is None
+
+
 class TestWhatIsShared:
     def test_quota_goes_to_those_who_gain_most_and_is_never_exceeded(self):
         people = travellers(8, share=1.0)
@@ -300,7 +340,7 @@ class TestWhatIsShared:
         seed = 20 * fleets.GB
         # Seven seeds fit into the hours before the trip, and one alone needs three hours.
         tables = fleets.world(link_bytes_per_s=np.full((3, 3), seed / 3 / 3600))
-        advice = plan(travellers(20, leave=22), tables=tables)
+        advice = plan(travellers(10, leave=22), tables=tables)
         prepared = [a for a in advice if a.action is Action.PREPARE]
         assert len(prepared) == 7
         for by in {a.prepare_by for a in prepared}:
