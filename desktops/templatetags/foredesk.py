@@ -156,6 +156,12 @@ def colour(state: str) -> str:
 
 
 @register.filter
+def command(name: str) -> str:
+    """A command to a cloud: "create_dest" → "Create destination"."""
+    return words(f"{name}_".replace("_dest_", "_destination_")).strip()
+
+
+@register.filter
 def words(name: str) -> str:
     """A key as words: "stop_source" → "Stop source"."""
     return name.replace("_", " ").replace(".", " ").capitalize()

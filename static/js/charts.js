@@ -8,11 +8,11 @@
   const DARK = {
     "#182433": "#dce1e7",
     "#206bc4": "#4299e1",
-    "#e6e8ec": "#2b3648",
-    "#eef1f5": "#243049",
-    "#c8d0da": "#3a4659",
-    "#a5b0bd": "#56657a",
-    white: "#182433",
+    "#e6e8ec": "#3a3d42",
+    "#eef1f5": "#34373c",
+    "#c8d0da": "#50545b",
+    "#a5b0bd": "#6b7078",
+    white: "#1f1f1f",
     "rgba(32, 107, 196, 0.12)": "rgba(66, 153, 225, 0.16)",
     "rgba(32, 107, 196, 0.18)": "rgba(66, 153, 225, 0.24)",
     "rgba(32, 107, 196, 0.28)": "rgba(66, 153, 225, 0.34)",
@@ -31,14 +31,15 @@
     const copy = JSON.parse(text, (key, value) =>
       isDark() && typeof value === "string" && value in DARK ? DARK[value] : value,
     );
+    const ink = getComputedStyle(document.body).color;
     copy.layout.font = {
       family: getComputedStyle(document.body).fontFamily,
-      color: style("--tblr-body-color"),
+      color: ink,
     };
     copy.layout.paper_bgcolor = "rgba(0,0,0,0)";
     copy.layout.hoverlabel = {
       bgcolor: style("--tblr-bg-surface"),
-      font: { color: style("--tblr-body-color") },
+      font: { color: ink },
     };
     return copy;
   }
