@@ -14,7 +14,12 @@ def main() -> None:
         sys.exit(run_demo(sys.argv[2:]))
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    from webapp.env import InvalidSetting
+
+    try:
+        execute_from_command_line(sys.argv)
+    except InvalidSetting as error:
+        sys.exit(f"manage.py: {error}")
 
 
 if __name__ == "__main__":

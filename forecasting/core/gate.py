@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from forecasting.core.arrays import FloatArray
 
@@ -46,6 +45,9 @@ def fit_gate(
     prior : shape (n_circumstances, n_guesses), coefficients to lean to
     prior_cases : strength of the leaning
     """
+    # It takes half a second to import, and every process imports this module.
+    from scipy.optimize import minimize
+
     floored = (1 - LEAST_PROBABILITY) * guesses + LEAST_PROBABILITY
     facts = np.ascontiguousarray(circumstances.T)
     log_guess = np.ascontiguousarray(np.log(floored).T)

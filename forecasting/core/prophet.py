@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
 
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
@@ -95,6 +94,9 @@ class ProphetFit:
         mean = np.sum(list(self.components(slots).values()), axis=0)
         spread = np.sqrt(self._trend_variance(slots) + self.noise[:, None] ** 2)
         spread *= self.scale[:, None]
+        # It takes a quarter of a second to import, and every process imports this module.
+        from scipy.special import ndtri
+
         result: FloatArray = mean[:, :, None] + spread[:, :, None] * ndtri(np.asarray(levels))
         return result
 

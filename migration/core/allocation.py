@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix, vstack
 
 from migration.core.inputs import FleetInput, FleetLimits, WorldTables
 from migration.core.priced import Priced
@@ -119,6 +117,10 @@ def _moves(priced: Priced, limits: FleetLimits) -> Iterator[Limit]:
 
 def _programme(desktop: IntArray, gain: IntArray, shared: Sequence[Limit]) -> BoolArray:
     """(m,) what the linear programme takes whole."""
+    # They take half a second to import, and every process imports this module.
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix, vstack
+
     m = len(desktop)
     _, owner = np.unique(desktop, return_inverse=True)
     one_each = csr_matrix((np.ones(m), (owner, np.arange(m))))
