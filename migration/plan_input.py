@@ -42,7 +42,7 @@ from migration.models import Shadow, Transition
 
 MICROS = 1_000_000
 HOURS_PER_MONTH = 730
-QUOTAS = ("servers", "vcpus", "memory", "volumes")
+QUOTAS = ("servers", "vcpus", "memory")
 
 # What a user waits for beside the bytes: guest shutdown, detach, boot and sign-in. Measured on
 # the simulated cloud and the two-region lab it is 40 to 90 s; priced at the upper end.
@@ -184,6 +184,7 @@ def _tables(
         )
     vcpus = np.array([f.vcpus for f in flavors], dtype=float)
     memory = np.array([f.memory_bytes for f in flavors], dtype=np.int64)
+    headroom = _headroom(regions, clouds)
     # A move between regions needs a link; inside one, nothing is sent.
     can_travel = (link > 0) | np.eye(n, dtype=bool)
     return WorldTables(
@@ -201,8 +202,9 @@ def _tables(
         ),
         egress_price_per_gb=egress,
         link_bytes_per_s=link,
-        quota_headroom=_headroom(regions, clouds),
-        quota_use=np.array([np.ones(len(flavors)), vcpus, memory, np.zeros(len(flavors))]),
+        quota_headroom=headroom[: len(QUOTAS)],
+        quota_use=np.array([np.ones(len(flavors)), vcpus, memory]),
+        volume_headroom_bytes=headroom[len(QUOTAS)],
         strategies=[
             Strategy(
                 name=Way.STOP.value,
@@ -224,8 +226,9 @@ def _app_rtt(pools: Sequence[Pool], region_row: dict[int, int], between: FloatAr
 
 
 def _headroom(regions: Sequence[Region], clouds: Callable[[str], Cloud]) -> FloatArray:
+    """(len(QUOTAS) + 1, R): what is left of each kind of quota, bytes of volumes last."""
     quotas = [clouds(r.cloud).inventory(r.name).quota for r in regions]
-    return np.array([_left(q) for q in quotas]).reshape(len(regions), len(QUOTAS)).T
+    return np.array([_left(q) for q in quotas]).reshape(len(regions), len(QUOTAS) + 1).T
 
 
 def _left(quota: Quota) -> list[float]:

@@ -145,7 +145,7 @@ def stay_sentence(
     missed = money(degradation, currency)
     match why:
         case StayReason.NOTHING_TO_GAIN:
-            return f"Served well enough from {region}: {missed} of missed SLO is expected."
+            return f"No region serves better than {region}: {missed} of missed SLO is expected."
         case StayReason.NOT_ALLOWED:
             return (
                 f"{missed} of missed SLO is expected in {region}, but no region that would serve "
