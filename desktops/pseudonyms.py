@@ -16,6 +16,6 @@ def pseudonym(identity: str) -> str:
     changed, or everybody becomes somebody else. Case and blanks around do not matter, as in the
     sign-in names of most directories.
     """
-    key = getattr(settings, "PSEUDONYM_KEY", "") or settings.SECRET_KEY
+    key = settings.PSEUDONYM_KEY or settings.SECRET_KEY
     value = identity.strip().casefold()
     return salted_hmac(SALT, value, secret=key, algorithm="sha256").hexdigest()[:LENGTH]

@@ -39,6 +39,8 @@ if not env.is_set("DATABASE_URL"):
 DEBUG = env.flag("DEBUG", False)
 SECRET_KEY = env.secret("SECRET_KEY", minimum_length=50)
 SECRET_KEY_FALLBACKS = env.items("SECRET_KEY_FALLBACKS")
+# Makes people's pseudonyms; to be set before SECRET_KEY is ever changed (docs/import.md).
+PSEUDONYM_KEY = env.text("PSEUDONYM_KEY", "")
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
 # Off only where nothing leaves the machine: the demo and the tests speak plain http on loopback.

@@ -32,7 +32,8 @@ def open_dataset(*, name: str, source: str) -> Dataset:
             "as_of": NEVER,
         },
     )
-    dataset = Dataset.objects.select_for_update().get(name=name)
+    # Not against references: forecasts and plans of the data set go on during a long import.
+    dataset = Dataset.objects.select_for_update(no_key=True).get(name=name)
     if dataset.kind != Dataset.Kind.IMPORTED:
         raise NameTaken(f"The data set {name} is {dataset.get_kind_display().lower()}.")
     return dataset

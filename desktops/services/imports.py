@@ -25,6 +25,7 @@ from desktops.sources.options import Advance, FileFormat, ReadOptions
 from desktops.sources.samples import MEASURES, IntArray, Labels, Rejections, Samples
 
 STAGING = "import_hour"
+OWNERS = "import_owner"
 HASH_BYTES = 1 << 20
 
 
@@ -153,7 +154,7 @@ class _Staging:
         )
         self._site_ids = _Ids(lambda new: datasets.ensure_sites(metros=options.metros, codes=new))
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS {STAGING}")
+            cursor.execute(f"DROP TABLE IF EXISTS {STAGING}, {OWNERS}")
             cursor.execute(
                 f"CREATE TEMPORARY TABLE {STAGING} ("
                 " desktop_user_id bigint, desktop_id bigint, hour timestamptz,"
@@ -185,9 +186,11 @@ class _Staging:
             cursor.execute(f"ANALYZE {STAGING}")
             cursor.execute(INSERT_HOURS, [self._dataset.pk])
             n_hours = int(cursor.rowcount)
-            cursor.execute(LINK_DESKTOPS, [self._dataset.pk] * 2)
-            cursor.execute(SETTLE_PEOPLE, [self._dataset.pk])
-            cursor.execute(f"DROP TABLE {STAGING}")
+            cursor.execute(FIND_OWNERS)
+            cursor.execute(f"ANALYZE {OWNERS}, desktops_desktop, desktops_desktopuser")
+            cursor.execute(LINK_DESKTOPS)
+            cursor.execute(SETTLE_PEOPLE)
+            cursor.execute(f"DROP TABLE {STAGING}, {OWNERS}")
         return n_hours
 
 
@@ -200,24 +203,26 @@ SELECT %s, desktop_user_id, desktop_id, hour,
 FROM {STAGING} GROUP BY desktop_user_id, desktop_id, hour
 ON CONFLICT DO NOTHING
 """
-# A desktop belongs to the person seen most on it, when neither has another.
-LINK_DESKTOPS = f"""
-WITH seen AS (
-    SELECT desktop_id, desktop_user_id, count(*) AS n FROM {STAGING}
-    WHERE desktop_id IS NOT NULL AND desktop_user_id IS NOT NULL GROUP BY 1, 2
-), best AS (
+# A desktop belongs to the person seen most on it, when neither has another. The pairs are put
+# aside and counted first: guessing how few they are, the planner would join them row by row.
+FIND_OWNERS = f"""
+CREATE TEMPORARY TABLE {OWNERS} ON COMMIT DROP AS
+SELECT desktop_id, desktop_user_id FROM (
     SELECT desktop_id, desktop_user_id,
         row_number() OVER (PARTITION BY desktop_id ORDER BY n DESC, desktop_user_id) AS of_desktop,
         row_number() OVER (PARTITION BY desktop_user_id ORDER BY n DESC, desktop_id) AS of_person
-    FROM seen
-)
-UPDATE desktops_desktop d SET desktop_user_id = best.desktop_user_id
-FROM best
-WHERE d.id = best.desktop_id AND best.of_desktop = 1 AND best.of_person = 1
-    AND d.dataset_id = %s AND d.desktop_user_id IS NULL
+    FROM (
+        SELECT desktop_id, desktop_user_id, count(*) AS n FROM {STAGING}
+        WHERE desktop_id IS NOT NULL AND desktop_user_id IS NOT NULL GROUP BY 1, 2
+    ) seen
+) ranked WHERE of_desktop = 1 AND of_person = 1
+"""
+LINK_DESKTOPS = f"""
+UPDATE desktops_desktop desktop SET desktop_user_id = owner.desktop_user_id
+FROM {OWNERS} owner
+WHERE desktop.id = owner.desktop_id AND desktop.desktop_user_id IS NULL
     AND NOT EXISTS (
-        SELECT FROM desktops_desktop other
-        WHERE other.dataset_id = %s AND other.desktop_user_id = best.desktop_user_id
+        SELECT FROM desktops_desktop other WHERE other.desktop_user_id = owner.desktop_user_id
     )
 """
 # Somebody without a home is at home where they are seen most.
@@ -227,8 +232,7 @@ FROM (
     SELECT desktop_user_id, mode() WITHIN GROUP (ORDER BY site_id) AS site_id
     FROM {STAGING} WHERE site_id IS NOT NULL GROUP BY 1
 ) usual JOIN desktops_site site ON site.id = usual.site_id
-WHERE person.id = usual.desktop_user_id AND person.dataset_id = %s
-    AND person.home_site_id IS NULL
+WHERE person.id = usual.desktop_user_id AND person.home_site_id IS NULL
 """
 
 

@@ -70,7 +70,9 @@ class Command(BaseCommand):
             help="share of bad rows beyond which a file is refused (default 0.01)",
         )
         parser.add_argument(
-            "--sites", type=Path, help="CSV of the sites people can be at; default: 88 metro areas"
+            "--sites",
+            type=Path,
+            help="CSV of the sites people can be at; default: metro areas of the world",
         )
         parser.add_argument(
             "--stamp-offset", type=int, help="seconds to add to the stamps (gowalla: 28800)"
@@ -101,14 +103,18 @@ class Command(BaseCommand):
                     )
                 except (DesktopsError, OSError) as error:
                     refused += 1
-                    bar.write(f"refused: {error}", file=self.stderr)
+                    self._complain(bar, f"refused: {error}")
                     continue
                 reports.append(report)
                 for problem in report.problems:
-                    bar.write(f"{report.name} {problem}", file=self.stderr)
+                    self._complain(bar, f"{report.name} {problem}")
         self._summarise(options["dataset"], reports)
         if refused:
             raise CommandError(f"{refused} of {len(files)} files refused; nothing of them is kept.")
+
+    def _complain(self, bar: tqdm, text: str) -> None:
+        with bar.external_write_mode():
+            self.stderr.write(text)
 
     def _files(self, path: Path, format_name: str) -> list[Path]:
         if not path.exists():
