@@ -2,8 +2,9 @@
 
 A gateway stands between a person and the server their desktop runs on (HAProxy, Guacamole, a
 broker, DNS). A transition holds the session, moves the desktop, and points the session to where it
-is now. Every command carries a fencing token that only rises: a worker that lost its lease speaks
-with an older token than its successor, and is refused. Commands are idempotent.
+is now. Every command carries a fencing token that only rises, from one command to the next and
+from one worker to the next: a worker that lost its lease, and a request that was long on its way,
+come with an older token than what has been done since, and are refused. Commands are idempotent.
 
 GatewayError
 ├── GatewayUnavailable   not reached, timed out or 5xx; retrying later helps
@@ -46,6 +47,8 @@ class Session:
     points_to : where the gateway sends the person; None when it was never told
     is_held : the person is kept waiting, whatever it points to
     connected_on : where the person works now; None when there is no session
+    last_connected_on : where the person worked last, be it for a moment; None where that is not
+        remembered
     since : when the connection was last made or lost, in the gateway's clock
     token : the newest fencing token seen
     """
@@ -54,6 +57,7 @@ class Session:
     points_to: Target | None = None
     is_held: bool = False
     connected_on: Target | None = None
+    last_connected_on: Target | None = None
     since: datetime | None = None
     token: int = 0
 

@@ -16,7 +16,11 @@ The invariants it keeps, in any interleaving of crashes, duplicates and delays (
 4. Every transition ends, or says what it waits for.
 
 Once somebody has worked on the destination, the source is older than the destination: nothing
-here goes back by itself from there, it asks an operator.
+here goes back from there. It goes on at the destination, or asks an operator.
+
+A request may be carried out long after it was sent, by a cloud that was slow or a worker that was
+paused. The invariants hold whenever it arrives. That a transition which goes back also leaves
+everything as it was relies on one lease being enough for a request to arrive or be lost.
 """
 
 from __future__ import annotations
@@ -128,6 +132,7 @@ class Command(StrEnum):
     DELETE_DEST = "delete_dest"
     UNFENCE_SOURCE = "unfence_source"
     START_SOURCE = "start_source"
+    HOLD_SESSION_AGAIN = "hold_session_again"
     POINT_SESSION_BACK = "point_session_back"
 
 
@@ -175,10 +180,13 @@ class Seen:
 
     session : None when the pool has no gateway
     had_session : somebody was connected when the session was held; None before that
-    was_dest_used : a session has been seen on the destination at some time
+    was_dest_used : somebody has worked on the destination, or nobody can tell that nobody has
     is_synced : a finished pass exists at the destination, and is_sync_due : it is too old
     has_final_copy : the pass made in the freeze is complete
     leftover_shadow : a destination volume that the final pass superseded still exists
+    is_session_taken : on the way back, the gateway has been told to hold the session
+    is_session_back : on the way back, the gateway has been told to point to the source
+    is_settled : whatever was asked for before this state has arrived, or was lost
     failure : the newest failure of this state's commands, None after a success
     has_failed : something went wrong on the way; why a cancelled transition was cancelled
     """
@@ -206,6 +214,9 @@ class Seen:
     has_source_volume: bool = True
     leftover_shadow: bool = False
     has_copies_to_abandon: bool = False
+    is_session_taken: bool = False
+    is_session_back: bool = False
+    is_settled: bool = True
     failure: Failure | None = None
     has_failed: bool = False
 
@@ -239,18 +250,27 @@ def decide(state: State, seen: Seen) -> Decision:
         return Wait("nothing: it has ended")
     if state is State.NEEDS_OPERATOR:
         return Wait("an operator")
-    return _trouble(state, seen) or _RULES[state](seen)
+    decision = _cancellation(state, seen) or _RULES[state](seen)
+    if isinstance(decision, Move):
+        # What was waited for has come, however late and after however many failures.
+        return decision
+    return _surrender(state, seen) or decision
 
 
-def _trouble(state: State, seen: Seen) -> Decision | None:
-    """Cancellation, failures and time limits, which are alike in every state of a phase."""
-    if seen.is_cancel_requested:
-        if state in BEFORE_CUTOVER:
-            return Move(State.CANCELLING, "cancelled on request")
-        if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
-            return Move(State.ROLLING_BACK, "cancelled on request")
+def _cancellation(state: State, seen: Seen) -> Decision | None:
+    if not seen.is_cancel_requested:
+        return None
+    if state in BEFORE_CUTOVER:
+        return Move(State.CANCELLING, "cancelled on request")
+    if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
+        return Move(State.ROLLING_BACK, "cancelled on request")
+    return None
+
+
+def _surrender(state: State, seen: Seen) -> Decision | None:
+    """Failures and time limits, which are alike in every state of a phase."""
     failure = seen.failure
-    if failure and (not failure.is_retryable or _is_worn_out(state, failure)):
+    if failure and (not failure.is_retryable or _is_worn_out(state, seen, failure)):
         return _give_up(state, seen, failure.message)
     limit = TIME_LIMITS.get(state)
     if limit is not None and seen.now - seen.entered_at > limit:
@@ -258,18 +278,19 @@ def _trouble(state: State, seen: Seen) -> Decision | None:
     return None
 
 
-def _is_worn_out(state: State, failure: Failure) -> bool:
+def _is_worn_out(state: State, seen: Seen, failure: Failure) -> bool:
     """While another way is open it is taken soon; the last way is tried until its time limit."""
-    return state in BEFORE_CUTOVER | CUTOVER and failure.attempts >= MAX_ATTEMPTS
+    has_another_way = state in BEFORE_CUTOVER or (state in CUTOVER and not seen.was_dest_used)
+    return has_another_way and failure.attempts >= MAX_ATTEMPTS
 
 
 def _give_up(state: State, seen: Seen, reason: str) -> Move:
     explained = f"{state.label}: {reason}"
     if state in BEFORE_CUTOVER:
         return _failed(State.CANCELLING, explained)
-    if state in CUTOVER and seen.strategy is Strategy.STOP:
+    if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
         return _failed(State.ROLLING_BACK, explained)
-    if state in CUTOVER and seen.source.health is Health.RUNNING:
+    if state in CUTOVER and seen.strategy is Strategy.LIVE and _runs(seen.source):
         return _failed(State.FAILED, f"{explained}; the server runs where it was")
     return _failed(State.NEEDS_OPERATOR, explained)
 
@@ -295,7 +316,7 @@ def _preparing(seen: Seen) -> Decision:
 
 
 def _syncing(seen: Seen) -> Decision:
-    if not seen.can_copy_while_attached and seen.source.health is not Health.STOPPED:
+    if not _can_sync(seen):
         return Move(State.READY, "this cloud copies the volume in the freeze")
     if seen.is_synced and not seen.is_sync_due:
         return Move(State.READY)
@@ -308,7 +329,7 @@ def _ready(seen: Seen) -> Decision:
         return Move(State.COPYING if is_live else State.FREEZING)
     if seen.now >= seen.expires_at:
         return Move(State.CANCELLING, "neither approved nor confirmed before it expired")
-    if seen.is_sync_due:
+    if seen.is_sync_due and _can_sync(seen):
         return Move(State.SYNCING, "the shadow is due for a sync")
     if not seen.is_approved:
         return Wait("approval", seen.expires_at)
@@ -381,7 +402,7 @@ def _verifying(seen: Seen) -> Decision:
 
 
 def _committing(seen: Seen) -> Decision:
-    if seen.dest.health in (Health.ABSENT, Health.ERROR):
+    if _is_lost(seen.dest):
         return _failed(
             State.NEEDS_OPERATOR,
             "the destination was lost in the commit window; the source holds the state of the"
@@ -397,6 +418,13 @@ def _committing(seen: Seen) -> Decision:
 def _releasing(seen: Seen) -> Decision:
     if seen.source.health is Health.BUSY:
         return Wait("the source to be deleted")
+    is_released = seen.source.health is Health.ABSENT and (
+        seen.keeps_source_as_shadow or not seen.has_source_volume
+    )
+    if _is_lost(seen.dest) and not is_released:
+        return _failed(
+            State.NEEDS_OPERATOR, "the destination was lost before the source was released"
+        )
     if seen.source.health is not Health.ABSENT:
         return Do(Command.DELETE_SOURCE_SERVER)
     if seen.has_source_volume and not seen.keeps_source_as_shadow:
@@ -407,6 +435,8 @@ def _releasing(seen: Seen) -> Decision:
 
 
 def _cancelling(seen: Seen) -> Decision:
+    if not seen.is_settled:
+        return _SETTLING
     if seen.has_copies_to_abandon:
         return Do(Command.ABANDON_COPY)
     return Move(State.FAILED if seen.has_failed else State.CANCELLED)
@@ -414,28 +444,70 @@ def _cancelling(seen: Seen) -> Decision:
 
 def _rolling_back(seen: Seen) -> Decision:
     if seen.was_dest_used:
-        return _failed(
-            State.NEEDS_OPERATOR,
-            "somebody has worked on the destination: going back would lose that work",
-        )
-    if seen.source.health in (Health.ABSENT, Health.ERROR):
+        return _go_on(seen)
+    if _is_lost(seen.source):
         return _failed(State.NEEDS_OPERATOR, "the source cannot be started again")
     if seen.dest.health is not Health.ABSENT:
-        if not seen.dest.is_fenced:
-            return Do(Command.FENCE_DEST)
-        return Do(Command.DELETE_DEST)
+        return _remove_dest(seen)
     if seen.source.is_fenced:
         return Do(Command.UNFENCE_SOURCE)
     if seen.source.health is Health.BUSY:
         return Wait("the source to start")
     if seen.source.health is Health.STOPPED:
         return Do(Command.START_SOURCE)
-    session = seen.session
-    if session is not None and (session.points_to is not Place.SOURCE or session.is_held):
+    if seen.session is not None and not _is_back(seen.session, seen):
         return Do(Command.POINT_SESSION_BACK)
+    if not seen.is_settled:
+        return _SETTLING
     if seen.has_copies_to_abandon:
         return Do(Command.ABANDON_COPY)
     return Move(State.ROLLED_BACK)
+
+
+def _go_on(seen: Seen) -> Decision:
+    """Somebody began to work at the destination while going back was being decided."""
+    is_there = _runs(seen.dest) or seen.dest.health is Health.BUSY
+    if not is_there or not _is_out_of_the_way(seen.source):
+        return _failed(
+            State.NEEDS_OPERATOR,
+            "somebody has worked on the destination, which is not in order: going back would lose"
+            " that work",
+        )
+    # An earlier hold of this way back may still arrive, unless a later one has.
+    if seen.session is not None and not seen.is_session_taken:
+        return Do(Command.HOLD_SESSION_AGAIN)
+    return Move(State.STARTING, "somebody has worked on the destination: it goes on there")
+
+
+def _remove_dest(seen: Seen) -> Do:
+    # First of all nobody may get there any more, or work would be lost with it.
+    if seen.session is not None and not (seen.is_session_taken and seen.session.is_held):
+        return Do(Command.HOLD_SESSION_AGAIN)
+    if not seen.dest.is_fenced:
+        return Do(Command.FENCE_DEST)
+    return Do(Command.DELETE_DEST)
+
+
+_SETTLING = Wait("requests without an answer to arrive or to be lost")
+
+
+def _is_back(session: SessionSeen, seen: Seen) -> bool:
+    # Told, not only seen: a hold that is still on its way is refused from then on.
+    return seen.is_session_back and session.points_to is Place.SOURCE and not session.is_held
+
+
+def _can_sync(seen: Seen) -> bool:
+    if seen.strategy is not Strategy.STOP:
+        return False
+    return seen.can_copy_while_attached or seen.source.health is Health.STOPPED
+
+
+def _runs(server: ServerSeen) -> bool:
+    return server.health is Health.RUNNING
+
+
+def _is_lost(server: ServerSeen) -> bool:
+    return server.health in (Health.ABSENT, Health.ERROR)
 
 
 def _is_out_of_the_way(server: ServerSeen) -> bool:

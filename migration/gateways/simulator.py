@@ -59,6 +59,7 @@ def _session(seen: Mapping[str, Any]) -> Session:
         points_to=_target(seen["points_to"]),
         is_held=seen["is_held"],
         connected_on=_target(seen["connected_on"]),
+        last_connected_on=_target(seen["last_connected_on"]),
         since=None if since_ms is None else instant(since_ms),
         token=seen["token"],
     )

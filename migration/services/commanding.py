@@ -7,19 +7,23 @@ the same key after a crash at any point; what it asks for then already exists, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from desktops.core.cloud import Cloud, JobState, NotFound, ServerSpec, VolumeCopy
+from desktops.core.cloud import Cloud, CloudFault, JobState, NotFound, ServerSpec, VolumeCopy
 from migration.core.gateway import Gateway, Target
 from migration.core.machine import Command
 from migration.errors import PassFailed
-from migration.models import Transition
+from migration.models import Step, Transition
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One command with everything it needs; `token` fences the gateway against stale workers."""
+    """One command with everything it needs.
+
+    token : fences the gateway against stale workers and requests that come late
+    """
 
     command: Command
     transition: Transition
@@ -76,9 +80,14 @@ def _pass(order: Order) -> VolumeCopy:
 
 def _sync_volume(order: Order) -> Result:
     copy = _pass(order)
-    is_finished = copy.state is JobState.DONE
-    passes = order.transition.sync_passes + is_finished
-    return Result(is_finished=is_finished, changes={"sync_passes": passes}, copy=copy)
+    if copy.state is not JobState.DONE:
+        return Result(is_finished=False, copy=copy)
+    transition = order.transition
+    held = transition.shadow.volume_id if transition.shadow else ""
+    if held not in ("", copy.volume_id):
+        # A cloud without incremental passes has made a new volume in place of this one.
+        _delete_volume(order.cloud, order.dest_region, held)
+    return Result(changes={"sync_passes": transition.sync_passes + 1}, copy=copy)
 
 
 def _copy_final(order: Order) -> Result:
@@ -88,7 +97,15 @@ def _copy_final(order: Order) -> Result:
     return Result(changes={"dest_volume_id": copy.volume_id or ""}, copy=copy)
 
 
-def _hold_session(order: Order) -> None:
+def _hold_session(order: Order) -> Result:
+    transition = order.transition
+    left = order.gateway.hold(transition.desktop.key, token=order.token).connected_on
+    if left is not None and left.server_id == transition.source_server_id:
+        return Result(changes={"had_session": True})
+    return Result()
+
+
+def _hold_session_again(order: Order) -> None:
     order.gateway.hold(order.transition.desktop.key, token=order.token)
 
 
@@ -144,7 +161,9 @@ def _unfence_dest(order: Order) -> None:
 
 
 def _fence_dest(order: Order) -> None:
-    order.cloud.fence_server(order.dest_region, order.dest_server_id)
+    # What is gone is closed: it may vanish between being seen and being fenced.
+    with suppress(NotFound):
+        order.cloud.fence_server(order.dest_region, order.dest_server_id)
 
 
 def _delete_dest(order: Order) -> None:
@@ -165,10 +184,8 @@ def _delete_old_shadow(order: Order) -> None:
 
 
 def _delete_volume(cloud: Cloud, region: str, volume_id: str) -> None:
-    try:
+    with suppress(NotFound):
         cloud.delete_volume(region, volume_id)
-    except NotFound:
-        return
 
 
 def _live_migrate(order: Order) -> Result:
@@ -176,7 +193,8 @@ def _live_migrate(order: Order) -> Result:
         order.source_region, order.transition.source_server_id, key=order.key
     )
     if job.state is JobState.FAILED:
-        raise PassFailed(job.detail or "the live migration failed")
+        # Its key stands for this one attempt: asking again would only be told the same.
+        raise CloudFault(job.detail or "the live migration failed")
     return Result(is_finished=job.state is JobState.DONE)
 
 
@@ -186,13 +204,15 @@ def _abandon_copy(order: Order) -> None:
     A shadow that was there before keeps its volume: it can still be brought up to date.
     """
     transition = order.transition
+    shadow = transition.shadow
+    was_there = shadow is not None and shadow.created_at < transition.created_at
     passes = transition.steps.filter(command__in=(Command.SYNC_VOLUME, Command.COPY_FINAL))
+    if was_there:
+        passes = passes.exclude(command=Command.SYNC_VOLUME, outcome=Step.Outcome.DONE)
     # Newest first: an older pass's volume may be the base that a newer one still writes into.
     for step in passes.order_by("-number"):
         order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=step.key)
-    shadow = transition.shadow
     filled = {shadow.volume_id} if shadow else set()
-    was_there = shadow is not None and shadow.created_at < transition.created_at
     made = {transition.dest_volume_id}
     for volume_id in (made - filled if was_there else made | filled) - {""}:
         _delete_volume(order.cloud, order.dest_region, volume_id)
@@ -216,5 +236,6 @@ _HANDLERS: Mapping[Command, Callable[[Order], Result | None]] = {
     Command.DELETE_DEST: _delete_dest,
     Command.UNFENCE_SOURCE: _unfence_source,
     Command.START_SOURCE: _start_source,
+    Command.HOLD_SESSION_AGAIN: _hold_session_again,
     Command.POINT_SESSION_BACK: _point_session_back,
 }

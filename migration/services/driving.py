@@ -108,7 +108,7 @@ def take_turn(
         log.warning("transition %s: not observed: %s", transition.key, error)
         _note_waiting(lease, transition, f"the cloud can be observed again ({error})")
         return Pause(until=now + _backoff(4), is_short=False)
-    _note_use_of_dest(lease, transition, observation, now)
+    _note_dest(lease, transition, observation, now)
     decision = decide(State(transition.state), observation.seen)
     return _carry_out(decision, lease, transition, observation, cloud=cloud, gateway=gateway)
 
@@ -156,7 +156,7 @@ def _carry_out(
                 dest_server_id=observation.dest_server_id,
                 cloud=cloud,
                 gateway=gateway,
-                token=lease.token,
+                token=lease.next_fencing_token(),
             )
             return _do(lease, order, observation)
 
@@ -179,6 +179,7 @@ def _move(lease: Lease, transition: Transition, move: Move, observation: Observa
         changes["finished_at"] = now
     changes |= entering.changes_on_entering(move.to, transition, now=now)
     with lease.writing(**changes) as row:
+        entering.close_steps(row, move, left=State(transition.state), now=now)
         entering.settle(row, now=now)
         events.record(
             kind="transition.moved",
@@ -209,12 +210,18 @@ def _note_waiting(lease: Lease, transition: Transition, for_what: str) -> None:
         )
 
 
-def _note_use_of_dest(
+def _note_dest(
     lease: Lease, transition: Transition, observation: Observation, now: datetime
 ) -> None:
-    session = observation.seen.session
-    if transition.dest_used_at is None and session and session.connected_on is Place.DEST:
-        lease.write(dest_used_at=now, reconnected_at=now)
+    """What must outlast the observation: which server it is, and that somebody has been there."""
+    changes: dict[str, Any] = {}
+    if observation.dest_server_id != transition.dest_server_id:
+        changes["dest_server_id"] = observation.dest_server_id
+    seen = observation.seen
+    if transition.dest_used_at is None and seen.session and seen.was_dest_used:
+        changes |= {"dest_used_at": now, "reconnected_at": now}
+    if changes:
+        lease.write(**changes)
 
 
 def _do(lease: Lease, order: Order, observation: Observation) -> Pause | None:

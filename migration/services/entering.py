@@ -7,7 +7,7 @@ from typing import Any
 
 from desktops.core.cloud import VolumeCopy
 from desktops.models import Desktop
-from migration.core.machine import State, Strategy
+from migration.core.machine import TERMINAL, Move, State, Strategy
 from migration.models import Shadow, Step, Transition
 
 
@@ -34,6 +34,22 @@ def settle(transition: Transition, *, now: datetime) -> None:
                 Desktop.objects.filter(pk=transition.desktop_id).update(moved_at=now)
         case State.CANCELLED | State.FAILED | State.ROLLED_BACK:
             _drop_shadow(transition)
+
+
+def close_steps(transition: Transition, move: Move, *, left: State, now: datetime) -> None:
+    """Commands whose answer was lost: going on means that their effect was seen.
+
+    While it goes back they stay open, since they may still take effect.
+    """
+    if move.to in (State.CANCELLING, State.ROLLING_BACK, State.NEEDS_OPERATOR):
+        return
+    unanswered = transition.steps.filter(outcome__in=(Step.Outcome.PENDING, Step.Outcome.RETRY))
+    if move.to in TERMINAL and move.to is not State.DONE:
+        without_effect = unanswered if move.is_failure else unanswered.exclude(state=left)
+        without_effect.update(
+            outcome=Step.Outcome.FAILED, finished_at=now, detail="given up, and taken back"
+        )
+    unanswered.update(outcome=Step.Outcome.DONE, finished_at=now, detail="")
 
 
 def open_shadow(transition: Transition, *, now: datetime) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from django.conf import settings
@@ -22,6 +23,9 @@ from migration.models import Transition
 
 Clock = Callable[[], datetime]
 
+# More than one worker ever sends to a gateway under one lease.
+TOKENS_PER_LEASE = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -29,6 +33,11 @@ class Lease:
     token: int
     duration: timedelta
     clock: Clock
+    _sent: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    def next_fencing_token(self) -> int:
+        """For one command to a gateway: it rises with every command, and with every lease."""
+        return self.token * TOKENS_PER_LEASE + next(self._sent)
 
     @contextmanager
     def writing(self, **changes: Any) -> Iterator[Transition]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.conf import settings
+
 from desktops.core.cloud import Cloud, NotFound, Server, ServerStatus
 from migration.core.gateway import Gateway, Session, Target
 from migration.core.machine import (
@@ -38,11 +40,7 @@ def observe(
     source = _look(cloud, transition.source_region.name, transition.source_server_id)
     dest = _look_for_dest(transition, steps, cloud=cloud)
     dest_id = dest.id if dest else transition.dest_server_id
-    session = (
-        _session_seen(gateway.session(transition.desktop.key), transition, dest_id)
-        if gateway.sees_sessions
-        else None
-    )
+    session = gateway.session(transition.desktop.key) if gateway.sees_sessions else None
     seen = Seen(
         now=now,
         strategy=Strategy(transition.strategy),
@@ -50,9 +48,9 @@ def observe(
         expires_at=transition.expires_at,
         source=_server_seen(source),
         dest=_server_seen(dest),
-        session=session,
+        session=_session_seen(session, transition, dest_id) if session else None,
         had_session=transition.had_session,
-        was_dest_used=_was_dest_used(transition, session, done),
+        was_dest_used=_was_dest_used(transition, session, dest_id, steps),
         is_approved=transition.approved_at is not None,
         is_confirmed=transition.confirmed_at is not None,
         is_cancel_requested=transition.cancel_requested_at is not None,
@@ -69,6 +67,9 @@ def observe(
         leftover_shadow=_has_leftover_shadow(transition) and Command.DELETE_OLD_SHADOW not in done,
         has_copies_to_abandon=Command.ABANDON_COPY not in done
         and any(s.command in (Command.SYNC_VOLUME, Command.COPY_FINAL) for s in steps.values()),
+        is_session_taken=Command.HOLD_SESSION_AGAIN in done,
+        is_session_back=Command.POINT_SESSION_BACK in done,
+        is_settled=_is_settled(transition, steps, now),
         failure=_failure(transition),
         has_failed=bool(transition.failure),
     )
@@ -132,11 +133,28 @@ def _session_seen(session: Session, transition: Transition, dest_id: str) -> Ses
     )
 
 
-def _was_dest_used(transition: Transition, session: SessionSeen | None, done: set[str]) -> bool:
-    """Without a gateway nobody can tell, so a destination that was open counts as used."""
+def _was_dest_used(
+    transition: Transition, session: Session | None, dest_id: str, steps: dict[str, Step]
+) -> bool:
+    """Without a gateway nobody can tell, so a destination that may have been open counts as used.
+
+    With one it counts who has been there, not only who is there now: somebody may have come and
+    gone while nobody looked.
+    """
     if session is None:
-        return Command.UNFENCE_DEST in done
-    return transition.dest_used_at is not None or session.connected_on is Place.DEST
+        return command_key(transition, Command.UNFENCE_DEST) in steps
+    been_on = {seen.server_id for seen in (session.connected_on, session.last_connected_on) if seen}
+    return transition.dest_used_at is not None or dest_id in been_on
+
+
+def _is_settled(transition: Transition, steps: dict[str, Step], now: datetime) -> bool:
+    """Whether requests that may be on their way have had as long as a lease to arrive."""
+    lease = timedelta(seconds=settings.TRANSITION_LEASE_S)
+    return all(
+        now - (step.finished_at or transition.state_entered_at) >= lease
+        for step in steps.values()
+        if step.attempts > 1 or (step.outcome == Step.Outcome.PENDING and step.bytes_done is None)
+    )
 
 
 def _dest_shortage(transition: Transition, cloud: Cloud) -> str:
@@ -160,6 +178,10 @@ def _is_sync_due(transition: Transition, now: datetime) -> bool:
     if not (recommendation and recommendation.sync_interval_s and shadow):
         return False
     if shadow.recovery_point_at is None or shadow.state != Shadow.State.READY:
+        return False
+    if transition.state == State.SYNCING and shadow.recovery_point_at > transition.state_entered_at:
+        # One pass for each time it falls due, however long that takes: the cutover must not wait
+        # for a pass that is never short enough.
         return False
     interval = timedelta(seconds=recommendation.sync_interval_s)
     return now - shadow.recovery_point_at > interval

@@ -25,6 +25,7 @@ def session(m: Moment, *, desktop_key: str) -> Any:
             "is_held": False,
             "points_to": None,
             "connected_on": None,
+            "last_connected_on": None,
             "since_ms": None,
         }
     points_to = connected_on = None
@@ -38,8 +39,18 @@ def session(m: Moment, *, desktop_key: str) -> Any:
         "is_held": bool(row["is_held"]),
         "points_to": points_to,
         "connected_on": connected_on,
+        "last_connected_on": connected_on or _last_connected_on(m, desktop_key),
         "since_ms": row["since_ms"],
     }
+
+
+def _last_connected_on(m: Moment, desktop_key: str) -> dict[str, str] | None:
+    row = m.row(
+        "SELECT region, resource_id AS server_id FROM journal"
+        " WHERE desktop_key = ? AND kind = 'session.connected' ORDER BY seq DESC LIMIT 1",
+        desktop_key,
+    )
+    return None if row is None else dict(row)
 
 
 def hold(m: Moment, *, desktop_key: str, token: int) -> Any:
