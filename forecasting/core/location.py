@@ -24,10 +24,14 @@ from forecasting.core.arrays import AnyArray, FloatArray, IntArray
 from forecasting.core.gate import Gate, fit_gate
 from forecasting.core.paths import fit_restlessness, sample_chain
 from forecasting.core.whereabouts import (
+    CONSTANT,
     ELSEWHERE,
     GUESSES,
     HOUR_S,
     HOURS_PER_WEEK,
+    MOVED,
+    N_CIRCUMSTANCES,
+    STAY,
     Knowledge,
     Sightings,
 )
@@ -38,8 +42,8 @@ ELSEWHERE_KEY = "elsewhere"
 LESSONS = 12
 MOST_CASES = 20_000
 BAND_ENDS_H = np.array([6.0, 24.0])
-# Before any evidence: somewhere new is a rare guess.
-NEW_PLACE_LOGIT = -3.0
+# Before any evidence: somewhere new is a rare guess, and who settled in a new place has moved.
+NEW_PLACE_LOGIT, MOVED_LOGIT = -3.0, 12.0
 CASES_AT_ONCE = 200_000
 # The share of a newcomer's map that no place of the fleet explains.
 NEWCOMER_ELSEWHERE = 0.02
@@ -222,8 +226,9 @@ def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
     circumstances, guesses, importance = (
         np.concatenate(parts) for parts in zip(*lessons, strict=True)
     )
-    prior = np.zeros((circumstances.shape[1], len(GUESSES)))
-    prior[0, ELSEWHERE] = NEW_PLACE_LOGIT
+    prior = np.zeros((N_CIRCUMSTANCES, len(GUESSES)))
+    prior[CONSTANT, ELSEWHERE] = NEW_PLACE_LOGIT
+    prior[MOVED, STAY] = MOVED_LOGIT
     if len(importance) > MOST_CASES:
         chosen = np.linspace(0, len(importance) - 1, MOST_CASES).astype(np.int64)
         circumstances, guesses = circumstances[chosen], guesses[chosen]

@@ -30,6 +30,10 @@ GUESSES = (
     "elsewhere",
 )
 STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, LATELY, USUAL, ELSEWHERE = range(len(GUESSES))
+# Hours seen in one place that make it a place to live in.
+SETTLED_HOURS = 100.0
+# The first two circumstances: always one, and settled where they hardly were before.
+CONSTANT, MOVED, N_CIRCUMSTANCES = 0, 1, 19
 HALF_LIFE_DAYS = {DAYS: 2.0, WEEKS: 15.0, ALWAYS: 365.0}
 HABIT_HALF_LIFE_DAYS = {HABIT: 60.0, LATELY: 10.0}
 # A habit to this power leaves hardly anything but the likeliest place.
@@ -77,8 +81,8 @@ class Knowledge:
     """What is known at `until_s`.
 
     Per user, shape (n_users,): first_pair, n_pairs (their slice of the pairs), n_seen, last_s,
-        last_pair (-1 for a person never seen), since_s (there since), novelty (how often a
-        sighting is of a new place)
+        last_pair (-1 for a person never seen), since_s (there since), n_since (seen there since
+        then), novelty (how often a sighting is of a new place)
     Per pair, shape (n_pairs,): pair_user, pair_place, share (n_pairs, 3) of the last days, the
         last weeks and always; previous (1 for the place before the last one)
     habits : shape (3, n_pairs, 168), share of the place by hour of the week, backed off: over
@@ -92,6 +96,7 @@ class Knowledge:
     last_s: FloatArray
     last_pair: IntArray
     since_s: FloatArray
+    n_since: FloatArray
     novelty: FloatArray
     pair_user: IntArray
     pair_place: IntArray
@@ -140,6 +145,7 @@ class Knowledge:
             last_s=last_s,
             last_pair=last_pair,
             since_s=since_s,
+            n_since=np.where(has_any, last - arrival[last] + 1.0 if len(pair) else 0.0, 0.0),
             novelty=novelty,
             pair_user=pair_user,
             pair_place=pair_place,
@@ -178,15 +184,20 @@ class Knowledge:
         gap_h = np.maximum(at_s - self.last_s[user], 0.0) / HOUR_S
         dwell_h = np.maximum(self.last_s[user] - self.since_s[user], 0.0) / HOUR_S
         gap, dwell = _log_hours(gap_h), _log_hours(dwell_h)
+        # Seen daily in one place for weeks is no ordinary trip, however often trips end.
+        settled = 1 - np.exp(-np.maximum(dwell_h / HOURS_PER_WEEK - 1, 0) / 2)
+        settled *= np.minimum(self.n_since[user] / SETTLED_HOURS, 1.0)
         here = self.share[last]
         usual = self.habits[0, last, _hour_of_week(at_s)]
         seen = np.log1p(self.n_seen[user]) / np.log(1000.0)
         known = [
             np.ones(len(user)),
+            settled * (1 - here[:, 2]),
             _log_hours(lead_h),
             gap,
             gap**2,
             dwell,
+            settled,
             seen,
             self.novelty[user],
             np.log(np.maximum(self.novelty[user], 1e-3)) / np.log(1000.0),
@@ -200,6 +211,7 @@ class Knowledge:
             gap * self.novelty[user],
             gap * here[:, 0],
         ]
+        assert len(known) == N_CIRCUMSTANCES
         result: FloatArray = np.stack(known, axis=1)
         return result
 
