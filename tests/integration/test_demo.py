@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.processes import eventually, processes_of
+from tests.support.processes import eventually, is_alive, processes_of
 from webapp.embedded import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,8 +104,8 @@ class RunningDemo:
                 return match
         raise AssertionError(f"The demo ended without {pattern!r}:\n" + "\n".join(self.said))
 
-    def pid_of(self, words: str) -> int:
-        return next(pid for pid, cmd in processes_of(self.data_dir).items() if words in cmd)
+    def pids_of(self, words: str) -> list[int]:
+        return [pid for pid, cmd in processes_of(self.data_dir).items() if words in cmd]
 
     def is_running(self, words: str) -> bool:
         return any(words in command for command in processes_of(self.data_dir).values())
@@ -167,8 +167,10 @@ def test_a_life_of_the_demo(tmp_path: Path) -> None:
         assert_one_clear_line(run_demo(data_dir, "--port", str(free_port())), first.address)
 
         first.read_until(r"stop +Ctrl-C")
-        os.kill(first.pid_of("-Q default"), signal.SIGKILL)
+        worker, *pool = sorted(first.pids_of("-Q default"))
+        os.kill(worker, signal.SIGKILL)
         first.read_until(r"^worker was ended by SIGKILL; starting it again")
+        assert pool and eventually(lambda: not any(is_alive(pid) for pid in pool))
         assert eventually(lambda: first.is_running("-Q default"), within_s=30)
 
         first.process.terminate()
