@@ -19,7 +19,7 @@ long: development
 	@exec $(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 test-openstack: development
-	@exec $(BIN)/python -m pytest -m openstack tests/openstack $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -m openstack tests/openstack tests/contract $(PYTEST_ARGS)
 
 lint: development
 	$(BIN)/ruff check .

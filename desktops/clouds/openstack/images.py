@@ -1,6 +1,6 @@
 """Images, and their import from another region by Glance itself (`glance-download`).
 
-The import is asynchronous and needs Glance of Yoga or newer and one Keystone for both regions.
+The import is asynchronous, and needs one Keystone for both regions.
 One that fails leaves the image `queued`, as if nothing had been sent: only its task says why.
 """
 
