@@ -84,35 +84,12 @@ class Rows:
             cpu_cores=1.5,
             site=self.sites[i % 2],
         )
-        self._add_profile(person, desktop)
+        add_profile(self.generation, self.pool, person=person, desktop=desktop, site=self.sites[0])
         self._add_advice(desktop)
         Shadow.objects.create(
             desktop=desktop, region=self.west, tier=Shadow.Tier.WARM, created_at=AS_OF
         )
         return desktop
-
-    def _add_profile(self, person: DesktopUser | None, desktop: Desktop | None) -> None:
-        quantiles = np.tile(np.linspace(0.5, 2, len(LEVELS)), (HORIZON_HOURS, 1)).tolist()
-        ResourceDemandProfile.objects.create(
-            generation=self.generation,
-            pool=self.pool,
-            desktop_user=person,
-            desktop=desktop,
-            starts_at=AS_OF,
-            levels=list(LEVELS),
-            p_active=[0.5] * HORIZON_HOURS if person else None,
-            location=(
-                {
-                    self.sites[0].code: [0.7] * HORIZON_HOURS,
-                    "elsewhere": [0.3] * HORIZON_HOURS,
-                }
-                if person
-                else {}
-            ),
-            engine="test",
-            history_hours=1,
-            **{resource: quantiles for resource in RESOURCES},
-        )
 
     def _add_advice(self, desktop: Desktop) -> Recommendation:
         return Recommendation.objects.create(
@@ -143,7 +120,7 @@ class Rows:
         machine = Desktop.objects.create(
             dataset=self.dataset, pool=self.pool, key=key, label=key.title()
         )
-        self._add_profile(None, machine)
+        add_profile(self.generation, self.pool, desktop=machine)
         return machine
 
     def add_transition(self, desktop: Desktop) -> Transition:
@@ -174,6 +151,34 @@ class Rows:
             bytes_total=4 * 10**9,
         )
         return row
+
+
+def add_profile(
+    generation: Generation,
+    pool: Pool,
+    *,
+    person: DesktopUser | None = None,
+    desktop: Desktop | None = None,
+    site: Site | None = None,
+) -> ResourceDemandProfile:
+    """A week of the same hour; of somebody mostly at `site`, or of a machine without a person."""
+    quantiles = np.tile(np.linspace(0.5, 2, len(LEVELS)), (HORIZON_HOURS, 1)).tolist()
+    location = (
+        {site.code: [0.7] * HORIZON_HOURS, "elsewhere": [0.3] * HORIZON_HOURS} if site else {}
+    )
+    return ResourceDemandProfile.objects.create(
+        generation=generation,
+        pool=pool,
+        desktop_user=person,
+        desktop=desktop,
+        starts_at=generation.as_of,
+        levels=list(LEVELS),
+        p_active=[0.5] * HORIZON_HOURS if person else None,
+        location=location,
+        engine="test",
+        history_hours=1,
+        **{resource: quantiles for resource in RESOURCES},
+    )
 
 
 def make_rows(name: str = "test") -> Rows:
