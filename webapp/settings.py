@@ -163,7 +163,7 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         "CONFIG": {
-            # A listener asks Redis to wait 5 s for a message; redis-py gives up after 5 s by default.
+            # A listener asks Redis to wait 5 s for a message, and redis-py gives up after 5 s.
             "hosts": [{"address": REDIS_URL, "socket_timeout": 20}],
             "prefix": "live",
             "capacity": 1000,

@@ -119,7 +119,7 @@ def test_only_the_newest_complete_generation_is_shown(rows: Rows) -> None:
 
 
 def test_lists_are_filtered(rows: Rows) -> None:
-    first, second = rows.add_people(2)
+    first, _ = rows.add_people(2)
     rows.add_transition(first)
     client = signed_in(rows, "viewer")
     assert len(results(client, f"recommendations/?desktop={first.key}")) == 1
