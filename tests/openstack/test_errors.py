@@ -125,6 +125,11 @@ def test_a_cloud_where_nobody_answers_is_unavailable(altered: Any, east: str) ->
     assert refused.value.is_retryable
 
 
+def test_only_the_regions_that_the_file_lists_are_used(altered: Any, east: str) -> None:
+    cloud = altered(lambda entry: entry.update(regions=[east]))
+    assert cloud.regions() == (east,)
+
+
 def test_a_missing_password_is_named(altered: Any, east: str) -> None:
     cloud = altered(lambda entry: entry["auth"].pop("password"))
     with pytest.raises(CloudError, match="password"):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from desktops.clouds.openstack import faults
-from desktops.core.cloud import CloudError
+from desktops.core.cloud import CloudError, NotFound
 
 if TYPE_CHECKING:
     from openstack.config.cloud_region import CloudRegion
@@ -68,6 +68,13 @@ class RegionApi:
     def project_id(self) -> str:
         session = self.connection.session
         return self._translated("the token", lambda: session.get_project_id()) or ""
+
+    def is_configured(self) -> bool:
+        """Whether clouds.yaml knows the region."""
+        try:
+            return self.connection is not None
+        except NotFound:
+            return False
 
     def roles(self) -> frozenset[str]:
         return frozenset(self._access().role_names)

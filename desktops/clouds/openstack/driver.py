@@ -116,15 +116,19 @@ class OpenStackCloud:
     # Observations.
 
     def regions(self) -> tuple[str, ...]:
+        """The catalogue's regions with a compute service, but for those that clouds.yaml,
+        where it lists regions, leaves out."""
         if not self._regions:
-            self._regions = self.api(None).compute_regions()
+            found = self.api(None).compute_regions()
+            self._regions = tuple(region for region in found if self.api(region).is_configured())
         return self._regions
 
     def inventory(self, region: str) -> Inventory:
         """Six requests, and one more for every further thousand servers, volumes or ports."""
         api = self.api(region)
+        # Before the ports: a server without any would pass for fenced.
+        servers = list(api.pages("compute", "/servers/detail", "servers"))
         ports = fences.of_project(api)
-        servers = api.pages("compute", "/servers/detail", "servers")
         stored = api.pages("block_storage", "/volumes/detail", "volumes")
         flavors = api.pages("compute", "/flavors/detail", "flavors")
         return Inventory(
@@ -187,12 +191,11 @@ class OpenStackCloud:
         api = self.api(region)
         try:
             body = api.get("compute", f"/servers/{server_id}")["server"]
+            if not values.is_being_deleted(body):
+                _spare_volumes(api, body)
+                api.delete("compute", f"/servers/{server_id}")
         except NotFound:
             return
-        if values.is_being_deleted(body):
-            return
-        _spare_volumes(api, body)
-        api.delete("compute", f"/servers/{server_id}")
 
     def fence_server(self, region: str, server_id: str) -> None:
         api = self.api(region)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 from desktops.clouds.openstack.api import RegionApi
 from desktops.clouds.openstack.chain import Link, Phase
@@ -23,7 +24,7 @@ ORIGIN, FOR_KEY = "foredesk_origin", "foredesk_key"
 def find(api: RegionApi, image: str) -> Json:
     """The image with this id or, when there is just one, with this name."""
     try:
-        return api.get("image", f"/images/{image}")
+        return api.get("image", f"/images/{quote(image, safe='')}")
     except NotFound:
         found = list(_called(api, image, status="active"))
     if not found:

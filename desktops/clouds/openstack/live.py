@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from desktops.clouds.openstack.api import RegionApi
-from desktops.core.cloud import Job, JobState
+from desktops.core.cloud import CloudError, Job, JobState
 
 Json = dict[str, Any]
 
@@ -119,10 +119,12 @@ def _describe(records: dict[int, Json], number: int | None, *, why: str = "") ->
 def _last_event(admin: RegionApi, server_id: str) -> str:
     """Why the last live migration failed, as the server's action log has it; often nothing."""
     path = f"/servers/{server_id}/os-instance-actions"
-    actions = admin.get("compute", path)["instanceActions"]
-    request = next((one["request_id"] for one in actions if one["action"] == "live-migration"), "")
-    if not request:
+    try:
+        actions = admin.get("compute", path)["instanceActions"]
+        requests = [one["request_id"] for one in actions if one["action"] == "live-migration"]
+        action = admin.get("compute", f"{path}/{requests[0]}") if requests else {}
+    except CloudError:
         return ""
-    events = admin.get("compute", f"{path}/{request}")["instanceAction"].get("events") or []
+    events = action.get("instanceAction", {}).get("events") or []
     failed = [one for one in events if one.get("result") == "Error"]
     return str(failed[-1].get("details") or "") if failed else ""
