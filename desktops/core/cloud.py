@@ -289,9 +289,7 @@ class Cloud(Protocol):
         """Start a snapshot, or observe the one with this key."""
 
     def delete_snapshot(self, region: str, snapshot_id: str) -> None: ...
-    def copy_image(
-        self, image: str, *, source_region: str, dest_region: str, key: str
-    ) -> Job:
+    def copy_image(self, image: str, *, source_region: str, dest_region: str, key: str) -> Job:
         """Start or observe the copy of an image into another region."""
 
     def copy_volume(
