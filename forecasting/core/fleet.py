@@ -35,6 +35,8 @@ LEADS_PER_BAND = 5
 BACKTEST_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 PROPHET_REFIT_DAYS = 4
 SERIES_AT_ONCE = 512
+# A lowest value seen this often is where the series rests.
+REST_SHARE = 0.05
 
 
 def forecast_fleet(
@@ -239,7 +241,7 @@ def _members(
             )
     # Where no comparable hour was ever seen, Prophet's curves are free to go anywhere.
     said[0][~np.isfinite(said[1:]).all(axis=-1).any(axis=0)] = np.nan
-    return _within_reach(said, values)
+    return _at_rest(_within_reach(said, values), values)
 
 
 def _prophet(
@@ -267,6 +269,22 @@ def _prophet(
                 late = (fit_back - back) * trial.slots_per_day
                 said[:, number] = fit.quantiles(levels, slots=n_known + late + trial.leads - 1)
     return said
+
+
+def _at_rest(said: FloatArray, values: FloatArray) -> FloatArray:
+    """Let idle hours be idle.
+
+    Half of a disk's hours may be exactly zero. Engines that follow a curve or a level always miss
+    that by a little; where all that look at values alone say a series is at its resting value,
+    the others are not heard.
+    """
+    lowest = np.nanmin(values, axis=1)
+    rests = (values == lowest[:, None]).sum(axis=1) >= REST_SHARE * np.isfinite(values).sum(axis=1)
+    by_value = [1 + i for i, habit in enumerate(HABITS) if habit.level_half_life_h is None]
+    floor = lowest[:, None, None, None]
+    resting = (said[by_value] == floor).all(axis=0) & rests[:, None, None, None]
+    result: FloatArray = np.where(resting, floor, said)
+    return result
 
 
 def _within_reach(quantiles: FloatArray, values: FloatArray) -> FloatArray:
