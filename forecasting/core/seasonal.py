@@ -102,7 +102,7 @@ def habit_quantiles(
             target = n_slots - per_day * back + lead - 1
             weight = age_weight[known] * closeness[known]
             weight *= _day_likeness(weekday[slots], int(weekday[target]), habit)
-            weight[slots >= n_slots - per_day * back] = 0.0
+            weight[(days <= back) | (slots >= n_slots - per_day * back)] = 0.0
             quantile = _weighted_quantiles(ranked, weight[order] * seen, levels)
             if level is not None:
                 quantile += level[:, n_slots - per_day * back, None]

