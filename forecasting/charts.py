@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -398,7 +398,8 @@ def _wall(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def _wall_hours(start: datetime, hours: int, zone: ZoneInfo) -> list[str]:
-    return [_wall(start + timedelta(hours=hour), zone) for hour in range(hours)]
+    first = start.astimezone(UTC)
+    return [_wall(first + timedelta(hours=hour), zone) for hour in range(hours)]
 
 
 def _plain(values: FloatArray) -> list[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def folds(
             )
         first = origin - window
         yield Fold(
-            start=start + first * step,
+            start=(start.astimezone(UTC) + first * step).astimezone(start.tzinfo),
             history=history[:, first:origin],
             actual=history[:, origin : origin + horizon],
             holidays=holidays.between(first, origin + horizon) if holidays else None,

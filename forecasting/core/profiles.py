@@ -28,7 +28,7 @@ LEAST_PLACE_PROBABILITY = 5e-4
 
 @dataclass(frozen=True)
 class ResourceDemandProfile:
-    """The week ahead of one subject; hour h of every array begins at `starts_at` + h * `step`.
+    """The week ahead of one subject; hour h of every array begins at `starts_at` + h * `step`, UTC.
 
     cpu_cores, memory_bytes, network_bytes_per_s, storage_bytes_per_s : shape (horizon,
         len(levels)), quantiles of demand, given a session where sessions are known; NaN where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -118,6 +119,13 @@ def test_places_of_every_hour_sum_to_one():
     assert profiles[0].location["plant"][4 * 24 + 10] > 0.6
     assert dict(profiles[2].location) == {}
     assert profiles[3].location["office"][10] > 0.5
+
+
+def test_a_profile_starts_where_the_history_ends_over_a_change_to_summer_time():
+    nothing = {name: np.full((1, 24 * 60), np.nan) for name in RESOURCES}
+    start = datetime(2024, 3, 1, tzinfo=ZoneInfo("Europe/Paris"))
+    (profile,) = build_profiles(nothing, active_ratio=None, start=start, pool=["a"])
+    assert profile.starts_at.timestamp() - start.timestamp() == 24 * 60 * 3600
 
 
 def test_no_subjects_give_no_profiles():
