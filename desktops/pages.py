@@ -38,9 +38,10 @@ def render_page(
     request: HttpRequest, template: str, context: dict[str, Any], *, section: str = ""
 ) -> HttpResponse:
     """The page, or with ?part=live only what its events refresh, `<template>_live.html`."""
-    if request.GET.get("part") == "live":
+    is_part = request.GET.get("part") == "live"
+    if is_part:
         template = template.removesuffix(".html") + "_live.html"
-    return render(request, template, {"section": section, **context})
+    return render(request, template, {"section": section, "is_part": is_part, **context})
 
 
 def page_of(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:

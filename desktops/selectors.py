@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, F, Max, Prefetch, Q, QuerySet
 
 from desktops.models import (
     Activity,
@@ -129,21 +130,16 @@ def people_by_site(
     """Where people were last seen in the day before `at`: site and number, most people first."""
     newest = (
         Activity.objects.filter(
-            desktop_user=OuterRef("pk"), site__isnull=False, hour__gt=at - PRESENCE, hour__lte=at
+            dataset=dataset,
+            desktop_user__pool__in=pools_for(viewer),
+            site__isnull=False,
+            hour__gt=at - PRESENCE,
+            hour__lte=at,
         )
-        .order_by("-hour")
-        .values("site")[:1]
+        .order_by("desktop_user_id", "-hour")
+        .distinct("desktop_user_id")
     )
-    seen = (
-        people_for(viewer)
-        .filter(dataset=dataset)
-        .annotate(seen_at=Subquery(newest))
-        .filter(seen_at__isnull=False)
-        .values("seen_at")
-        .annotate(people=Count("pk"))
-        .order_by("-people", "seen_at")
-    )
-    counts = {row["seen_at"]: row["people"] for row in seen}
+    counts = Counter(newest.values_list("site", flat=True))
     sites = Site.objects.in_bulk(counts)
     return [
         {
@@ -153,7 +149,7 @@ def people_by_site(
             "longitude": sites[pk].longitude,
             "people": people,
         }
-        for pk, people in counts.items()
+        for pk, people in counts.most_common()
     ]
 
 

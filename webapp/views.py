@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
 from django.views.decorators.http import require_POST
 from drf_spectacular.generators import SchemaGenerator
 
@@ -51,7 +52,7 @@ class DatasetOverview:
     people: int
     desktops: int
     regions: list[dict[str, Any]]
-    sites: list[dict[str, Any]]
+    sites: list[dict[str, Any]]  # read when shown: what events refresh leaves it out
     plan: Plan | None
     summaries: list[moves.PlanSummary]
     awaiting: list[Recommendation]
@@ -82,7 +83,7 @@ def _overview_of(request: HttpRequest, dataset: Dataset, wall: datetime) -> Data
         people=fleet.people_for(viewer).filter(dataset=dataset).count(),
         desktops=fleet.desktops_for(viewer).filter(dataset=dataset).count(),
         regions=list(fleet.desktops_by_region(viewer, dataset=dataset)),
-        sites=fleet.people_by_site(viewer, dataset=dataset, at=clock),
+        sites=SimpleLazyObject(lambda: fleet.people_by_site(viewer, dataset=dataset, at=clock)),
         plan=plan,
         summaries=moves.summarise(viewer, plan=plan) if plan else [],
         awaiting=list(awaiting[:AWAITING_SHOWN]),

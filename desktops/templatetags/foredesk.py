@@ -120,6 +120,12 @@ def utc(at: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def utc_short(at: datetime | None) -> SafeString | str:
+    """A <time> in UTC without the year: for tables whose heading says when they are of."""
+    return _time(at, "%a %-d %b %H:%M UTC")
+
+
+@register.filter
 def utc_seconds(at: datetime | None) -> SafeString | str:
     """A <time> of day in UTC, to the second: for what happens now."""
     return _time(at, "%H:%M:%S UTC")
