@@ -79,3 +79,16 @@ class ResourceDemandProfile(models.Model):
 
     def __str__(self) -> str:
         return f"{self.desktop_user_id or self.desktop_id} from {self.starts_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def has_demand(self) -> bool:
+        """Whether any resource was forecast: of some people only the whereabouts are known."""
+        return any(
+            values is not None
+            for values in (
+                self.cpu_cores,
+                self.memory_bytes,
+                self.network_bytes_per_s,
+                self.storage_bytes_per_s,
+            )
+        )

@@ -31,6 +31,7 @@ from webapp.figures import fleet_map_figure
 
 AWAITING_SHOWN = 6
 EVENTS_SHOWN = 15
+KINDS = (Dataset.Kind.LIVE, Dataset.Kind.SIMULATED, Dataset.Kind.IMPORTED)
 PLACES_SHOWN = 5
 PLACE_PERIODS = (
     ("The next hour", slice(0, 1)),
@@ -60,15 +61,22 @@ class DatasetOverview:
     generation: Generation | None
     attempt: Generation | None
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether any of its desktops runs anywhere."""
+        return any(row["region"] is not None for row in self.regions)
+
 
 @live
 def overview(request: HttpRequest) -> HttpResponse:
     wall = timezone.now()
-    datasets = [
-        _overview_of(request, dataset, wall) for dataset in fleet.datasets_for(request.user)
-    ]
+    # What can be acted on comes first, recorded history last.
+    datasets = sorted(fleet.datasets_for(request.user), key=lambda d: KINDS.index(d.kind))
     events = fleet.events_for(request.user).select_related("pool").order_by("-seq")[:EVENTS_SHOWN]
-    context = {"overviews": datasets, "events": events}
+    context = {
+        "overviews": [_overview_of(request, dataset, wall) for dataset in datasets],
+        "events": events,
+    }
     return render_page(request, "overview.html", context, section="overview")
 
 
