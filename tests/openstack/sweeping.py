@@ -50,13 +50,18 @@ class Sweeper:
             sleep(1)
 
     def left(self, *, keep: str | None = None) -> list[str]:
-        return [what for what, _ in self._found(keep)]
+        """What there is of this run, but for what is called `keep`."""
+        return [what for what, _ in self._found(keep, is_aborted_too=False)]
 
-    def _found(self, keep: str | None) -> Iterator[tuple[str, Callable[[], object]]]:
+    def _found(
+        self, keep: str | None, *, is_aborted_too: bool = True
+    ) -> Iterator[tuple[str, Callable[[], object]]]:
         for region in self.regions:
             for what, body, remove in self._in_region(region):
-                if keep is None or body.get("name") != keep:
-                    yield f"{region} {what} {body['id']} {body['name']!r} {body['status']}", remove
+                is_kept = keep is not None and body.get("name") == keep
+                if is_kept or not (is_aborted_too or self._is_of_run(body)):
+                    continue
+                yield f"{region} {what} {body['id']} {body['name']!r} {body['status']}", remove
 
     def _in_region(self, region: str) -> Iterator[tuple[str, Json, Callable[[], object]]]:
         cloud, api, storage = self.cloud, self.cloud.api(region), "block_storage"
@@ -73,10 +78,12 @@ class Sweeper:
         return [body for body in bodies if self._is_ours(body)]
 
     def _is_ours(self, body: Json) -> bool:
-        names = [name.removeprefix("foredesk ").removeprefix("copy ") for name in _names(body)]
-        return any(name.startswith(tuple(self._prefixes)) for name in names) or (
-            any(name.startswith(PREFIX) for name in names) and _age(body) > ABORTED_AFTER
+        return self._is_of_run(body) or (
+            any(name.startswith(PREFIX) for name in _names(body)) and _age(body) > ABORTED_AFTER
         )
+
+    def _is_of_run(self, body: Json) -> bool:
+        return any(name.startswith(tuple(self._prefixes)) for name in _names(body))
 
 
 def _age(body: Json) -> timedelta:
@@ -85,12 +92,12 @@ def _age(body: Json) -> timedelta:
     return datetime.now(UTC) - datetime.fromisoformat(made).replace(tzinfo=UTC)
 
 
-def _names(body: Json) -> Iterator[str]:
+def _names(body: Json) -> list[str]:
+    """The names and keys it goes by, without what the driver puts before a key."""
     metadata = body.get("metadata") or {}
-    yield body.get("name") or ""
-    yield metadata.get(marks.KEY, "")
-    yield metadata.get(marks.COPY, "")
-    yield metadata.get("foredesk:desktop", "")
+    marked = [metadata.get(mark, "") for mark in (marks.KEY, marks.COPY, "foredesk:desktop")]
+    name = (body.get("name") or "").removeprefix("foredesk ").removeprefix("copy ")
+    return [name, *marked]
 
 
 def _delete_snapshot(cloud: OpenStackCloud, region: str, snapshot: Json) -> None:
