@@ -24,8 +24,17 @@ def plans_for(viewer: Viewer) -> QuerySet[Plan]:
 
 
 def current_plans(viewer: Viewer) -> QuerySet[Plan]:
-    """At most one for each data set."""
-    return plans_for(viewer).filter(superseded_at__isnull=True).order_by("dataset__name")
+    """At most one for each data set; that with the most to decide (`awaiting`) first."""
+    awaits = Q(
+        recommendations__state=Recommendation.State.AWAITING_APPROVAL,
+        recommendations__pool__in=pools_for(viewer),
+    )
+    return (
+        plans_for(viewer)
+        .filter(superseded_at__isnull=True)
+        .annotate(awaiting=Count("recommendations", filter=awaits))
+        .order_by("-awaiting", "dataset__name")
+    )
 
 
 def recommendations_for(viewer: Viewer) -> QuerySet[Recommendation]:
