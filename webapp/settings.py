@@ -252,8 +252,12 @@ STATICFILES_DIRS = [
 
 # Clouds: name → driver module and the options of its connect()
 OS_CLIENT_CONFIG_FILE = env.existing_file("OS_CLIENT_CONFIG_FILE")
+_openstack = {
+    "admin_cloud": env.text("OPENSTACK_ADMIN_CLOUD", "") or None,
+    "network": env.text("OPENSTACK_NETWORK", "") or None,
+}
 CLOUDS: dict[str, dict[str, object]] = {
-    name: {"driver": "desktops.clouds.openstack", "options": {"cloud": name}}
+    name: {"driver": "desktops.clouds.openstack", "options": {"cloud": name, **_openstack}}
     for name in env.items("OPENSTACK_CLOUDS", env.text("OS_CLOUD", ""))
 }
 SIMULATOR_URL = env.url("SIMULATOR_URL", schemes=("http", "https"), default="")

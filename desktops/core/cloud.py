@@ -312,4 +312,5 @@ class Cloud(Protocol):
 
     def abandon_copy(self, dest_region: str, *, source_region: str, key: str) -> None:
         """Stop a pass and remove what it made, the destination volume included unless it was
-        the base of an incremental pass. Abandoning what is gone succeeds."""
+        the base of an incremental pass. Abandoning what is gone succeeds; Conflict means that
+        something must finish first, and to ask again."""
