@@ -46,7 +46,7 @@ class Child:
         self._command = ["setpriv", "--pdeathsig", death_signal, *privileges, "--", *command]
         self._env = env
         self._cwd = cwd
-        self._log = log
+        self.log = log
         self._stdin = stdin
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -58,8 +58,8 @@ class Child:
     def start(self) -> None:
         with contextlib.ExitStack() as stack:
             output: BinaryIO | None = None
-            if self._log:
-                output = stack.enter_context(self._log.open("ab"))
+            if self.log:
+                output = stack.enter_context(self.log.open("ab"))
             self._process = subprocess.Popen(
                 self._command,
                 env=self._env,

@@ -92,14 +92,16 @@ class Demo:
         self.supervisor.start(cloud)
         self.embedded.wait_until_ready()
         if self._is_prepared():
-            # Nothing to migrate or seed: what is slow is only starting Python, so all at once.
-            self.supervisor.start(*self._product())
+            # Nothing to migrate or seed: what is slow is only starting Python, so side by side.
+            self.supervisor.start(self._web())
             self._prepare(password)
         else:
             self._prepare(password)
-            self.supervisor.start(*self._product())
+            self.supervisor.start(self._web())
         say("Waiting for the web server ...")
         self._wait_for_page()
+        # They come up while somebody signs in; what is asked of them meanwhile waits in the queue.
+        self.supervisor.start(*self._background())
         say(f"Ready after {time.monotonic() - started:.1f} s.")
 
     def _write_settings(self) -> dict[str, str]:
@@ -119,7 +121,8 @@ class Demo:
         header = "# Written by each start of the demo; read by settings without DATABASE_URL.\n"
         lines = "".join(f"{name}={value}\n" for name, value in settings.items())
         write_private(file, header + lines)
-        return {**os.environ, **settings, "FOREDESK_DATA": str(self.data_dir)}
+        ours = {"FOREDESK_DATA": str(self.data_dir), "DJANGO_SETTINGS_MODULE": "webapp.settings"}
+        return {**os.environ, **settings, **ours}
 
     def _child(self, name: str, *arguments: str, **options: object) -> Child:
         return Child(
@@ -131,23 +134,23 @@ class Demo:
             **options,  # type: ignore[arg-type]
         )
 
-    def _product(self) -> list[Child]:
+    def _web(self) -> Child:
+        return self._child(
+            "web",
+            *("-m", "uvicorn", "webapp.asgi:application", "--no-access-log"),
+            *("--host", self.host, "--port", str(self.port)),
+            *("--lifespan", "off", "--timeout-graceful-shutdown", "3"),
+        )
+
+    def _background(self) -> list[Child]:
         celery = ("-m", "celery", "-A", "webapp", "--quiet")
         worker = (*celery, "worker", "--without-gossip", "--without-mingle", "--loglevel", "INFO")
         return [
             self._child(
-                "web",
-                *("-m", "uvicorn", "webapp.asgi:application", "--no-access-log"),
-                *("--host", self.host, "--port", str(self.port)),
-                *("--lifespan", "off", "--timeout-graceful-shutdown", "3"),
+                "worker", *worker, *("-Q", "default", "--concurrency", "2", "-n", "worker@%h")
             ),
             self._child(
-                "worker",
-                *(*worker, "-Q", "default", "--concurrency", "2", "-n", "worker@%h"),
-            ),
-            self._child(
-                "bulk-worker",
-                *(*worker, "-Q", "bulk", "--concurrency", "1", "-n", "bulk@%h"),
+                "bulk-worker", *worker, *("-Q", "bulk", "--concurrency", "1", "-n", "bulk@%h")
             ),
             self._child("beat", *celery, "beat", "--pidfile="),
         ]

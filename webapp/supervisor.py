@@ -73,7 +73,10 @@ class Supervisor:
             elif not watched.child.is_running():
                 ending = describe_status(watched.child.reap())
                 delay_s = watched.plan_restart(now)
-                self._say(f"{watched.child.name} {ending}; starting it again in {delay_s:.0f} s")
+                log = f" (see {watched.child.log})" if watched.child.log else ""
+                self._say(
+                    f"{watched.child.name} {ending}; starting it again in {delay_s:.0f} s{log}"
+                )
 
     def watch(self, until: Callable[[], bool]) -> None:
         """Keep all children running until `until()` is true."""
