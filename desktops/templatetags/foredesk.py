@@ -71,6 +71,12 @@ def bytes_size(value: float | None) -> str:
 
 
 @register.filter
+def memory_size(value: int | None) -> str:
+    """Binary units, as memory is sold: 17179869184 → "16 GiB"."""
+    return NONE if value is None else f"{value / 2**30:.3g} GiB"
+
+
+@register.filter
 def percent(ratio: float | None) -> str:
     """Whole percents; certainty is not claimed by rounding: 0.998 → "> 99 %"."""
     if ratio is None:

@@ -46,6 +46,10 @@ def test_sizes_have_decimal_units(size: float, text: str) -> None:
     assert filters.bytes_size(size) == text
 
 
+def test_memory_has_binary_units() -> None:
+    assert filters.memory_size(16 * 2**30) == "16 GiB"
+
+
 @pytest.mark.parametrize(
     ("took", "text"),
     [
