@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from desktops.models import (
     DesktopUser,
@@ -14,6 +16,7 @@ from desktops.models import (
     RoundTrip,
     Site,
 )
+from desktops.selectors import may_see_names, people_for, pools_for
 
 
 class PriceInline(admin.TabularInline):
@@ -60,6 +63,9 @@ class PoolAdmin(admin.ModelAdmin):
     list_select_related = ("dataset",)
     filter_horizontal = ("members", "residency")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Pool]:
+        return pools_for(request.user)
+
 
 @admin.register(DesktopUser)
 class DesktopUserAdmin(admin.ModelAdmin):
@@ -68,3 +74,9 @@ class DesktopUserAdmin(admin.ModelAdmin):
     list_filter = ("dataset",)
     search_fields = ("pseudonym",)
     raw_id_fields = ("pool", "home_site")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DesktopUser]:
+        return people_for(request.user)
+
+    def get_exclude(self, request: HttpRequest, obj: DesktopUser | None = None) -> tuple[str, ...]:
+        return () if may_see_names(request.user) else ("name",)

@@ -55,7 +55,7 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
     end = until.replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(days=days)
     subjects = _subjects(dataset)
-    row_of = {(s.desktop_user_id, s.desktop_id): row for row, s in enumerate(subjects)}
+    row_of = _rows(subjects)
     site_ids = list(Site.objects.order_by("code").values_list("pk", "code"))
     site_of = {pk: index for index, (pk, _) in enumerate(site_ids)}
     shape = (len(subjects), days * 24)
@@ -63,7 +63,11 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
     active = np.full(shape, np.nan)
     site = np.full(shape, -1, dtype=np.int32)
     for batch in _batches(dataset, start=start, end=end):
-        users, desktops, hours, actives, *resources, sites = zip(*batch, strict=True)
+        # Who was imported after the subjects were listed is for the next forecast.
+        known = [each for each in batch if each[:2] in row_of]
+        if not known:
+            continue
+        users, desktops, hours, actives, *resources, sites = zip(*known, strict=True)
         at = (
             np.array([row_of[key] for key in zip(users, desktops, strict=True)]),
             np.array(hours, dtype=np.int64),
@@ -96,9 +100,20 @@ def _subjects(dataset: Dataset) -> list[Subject]:
     desktops = Desktop.objects.filter(dataset=dataset).in_bulk()
     for desktop in desktops.values():
         seen.add((desktop.desktop_user_id, desktop.pk))
+        if desktop.desktop_user_id is not None:
+            seen.discard((desktop.desktop_user_id, None))
     known_people = {user for user, _ in seen}
     seen.update((user, None) for user in people if user not in known_people)
     return [_subject(people.get(u), desktops.get(d)) for u, d in sorted(seen, key=_order)]
+
+
+def _rows(subjects: list[Subject]) -> dict[tuple[int | None, int | None], int]:
+    """Which row an observation belongs to; what is known of a person alone is their desktop's."""
+    row_of = {(s.desktop_user_id, s.desktop_id): row for row, s in enumerate(subjects)}
+    for row, subject in enumerate(subjects):
+        if subject.desktop_user_id is not None:
+            row_of.setdefault((subject.desktop_user_id, None), row)
+    return row_of
 
 
 def _order(key: tuple[int | None, int | None]) -> tuple[int, int]:

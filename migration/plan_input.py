@@ -271,7 +271,7 @@ def _fleet(
         pool=pool,
         volume_bytes=volume,
         used_bytes=used,
-        seed_bytes=_seed_bytes(desktops, used, region_row),
+        seed_bytes=_seed_bytes(desktops, used, region_row, wall=wall),
         memory_bytes=np.zeros(n, dtype=np.int64),
         dirty_bytes_per_hour=np.array(
             [float(d.dirty_bytes_per_hour or ASSUMED_DIRTY_BYTES_PER_HOUR) for d in desktops]
@@ -318,14 +318,19 @@ def _home_regions(
 
 
 def _seed_bytes(
-    desktops: Sequence[Desktop], used: IntArray, region_row: dict[int, int]
+    desktops: Sequence[Desktop], used: IntArray, region_row: dict[int, int], *, wall: datetime
 ) -> IntArray:
-    """Nothing to send where a ready shadow stands, everything in use elsewhere."""
+    """Everything in use; where a ready shadow stands, what was dirtied since its last sync."""
     seed = np.repeat(used[:, None], len(region_row), axis=1)
     row_of = {d.pk: i for i, d in enumerate(desktops)}
-    ready = Shadow.objects.filter(desktop__in=desktops, state=Shadow.State.READY)
-    for desktop_id, region_id in ready.values_list("desktop_id", "region_id"):
-        seed[row_of[desktop_id], region_row[region_id]] = 0
+    for shadow in Shadow.objects.filter(
+        desktop__in=desktops, region__in=region_row, state=Shadow.State.READY
+    ):
+        row = row_of[shadow.desktop_id]
+        since = wall - (shadow.recovery_point_at or shadow.created_at)
+        rate = desktops[row].dirty_bytes_per_hour or ASSUMED_DIRTY_BYTES_PER_HOUR
+        dirty = int(rate * since.total_seconds() / 3600)
+        seed[row, region_row[shadow.region_id]] = min(max(dirty, 0), int(used[row]))
     return seed
 
 

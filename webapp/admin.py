@@ -25,4 +25,12 @@ class AccountAdmin(UserAdmin):
         fields = super().get_readonly_fields(request, obj)
         if request.user.is_superuser:
             return fields
-        return (*fields, "is_superuser", "user_permissions")
+        # Nobody gives themselves a role, and nobody below makes somebody a superuser.
+        own = ("groups",) if obj is not None and obj.pk == request.user.pk else ()
+        return (*fields, "is_superuser", "user_permissions", *own)
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """A superuser's account, password included, is changed by superusers alone."""
+        if obj is not None and obj.is_superuser and not request.user.is_superuser:
+            return False
+        return super().has_change_permission(request, obj)

@@ -274,7 +274,7 @@ if SIMULATOR_URL:
         "options": CLOUDS["simulated"]["options"],
     }
 # A transition whose worker has been silent this long is taken over by another.
-TRANSITION_LEASE_S = env.whole("TRANSITION_LEASE_S", 20)
+TRANSITION_LEASE_S = env.whole("TRANSITION_LEASE_S", 20, minimum=1)
 
 # Logs go to the console; the process manager keeps them.
 LOGGING = {

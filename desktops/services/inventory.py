@@ -114,18 +114,22 @@ def _write_desktops(
 ) -> Drift:
     seen_regions = [regions[inventory.region] for inventory in listed]
     sizes = {v.id: v.size_bytes for inventory in listed for v in inventory.volumes}
-    known = {
-        desktop.server_id: desktop
-        for desktop in Desktop.objects.select_for_update(of=("self",))
-        .filter(pool=pool)
+    held = (
+        Desktop.objects.select_for_update(of=("self",))
+        .filter(region__in=seen_regions)
         .exclude(server_id="")
-    }
+    )
+    known = {desktop.server_id: desktop for desktop in held if desktop.pool_id == pool.pk}
+    others = {desktop.server_id for desktop in held if desktop.pool_id != pool.pk}
+    on_the_move = _servers_on_the_move()
     added, changed = [], []
     seen = set()
     for inventory in listed:
         for server in inventory.servers:
             seen.add(server.id)
             desktop = known.get(server.id)
+            if server.id in others or (desktop is None and server.id in on_the_move):
+                continue
             if desktop is None:
                 added.append(_new_desktop(pool, server, regions, flavors, sizes))
             elif _update(desktop, server, regions, flavors):
@@ -155,6 +159,14 @@ def _write_desktops(
         tuple(d.key for d in missing if d.pk not in moving),
         (),
     )
+
+
+def _servers_on_the_move() -> set[str]:
+    """Sources and destinations of unfinished moves: half a desktop each, and no new one."""
+    moves = Desktop.objects.filter(
+        transitions__isnull=False, transitions__finished_at__isnull=True
+    ).values_list("transitions__source_server_id", "transitions__dest_server_id")
+    return {server_id for move in moves for server_id in move} - {""}
 
 
 def _new_desktop(

@@ -45,14 +45,15 @@ def request_forecast(*, dataset_id: int, actor: AbstractUser, at: datetime) -> N
     if dataset is None or not actor.has_perm(REQUEST):
         raise NotPermitted("Only an operator of this data set may ask for a forecast.")
     with transaction.atomic():
-        events.record(
-            kind="forecast.requested",
-            subject=dataset,
-            at=at,
-            pool_id=None,
-            actor=actor.get_username(),
-            dataset=dataset.name,
-        )
+        for pool in dataset.pools.all():
+            events.record(
+                kind="forecast.requested",
+                subject=dataset,
+                at=at,
+                pool_id=pool.pk,
+                actor=actor.get_username(),
+                dataset=dataset.name,
+            )
         transaction.on_commit(
             lambda: current_app.send_task(FORECAST, args=[dataset_id]), robust=True
         )
@@ -210,7 +211,11 @@ def _publish(generation: Generation, *, at: datetime) -> None:
         Generation.objects.filter(pk=generation.pk).update(
             state=Generation.State.COMPLETE, finished_at=at
         )
-        old = dataset.generations.filter(plans__isnull=True).values_list("pk", flat=True)
+        old = (
+            dataset.generations.filter(plans__isnull=True)
+            .exclude(state=Generation.State.RUNNING)
+            .values_list("pk", flat=True)
+        )
         Generation.objects.filter(pk__in=list(old[KEPT_GENERATIONS:])).delete()
         for pool_id in dataset.pools.values_list("pk", flat=True):
             events.record(

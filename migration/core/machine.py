@@ -112,6 +112,7 @@ TIME_LIMITS: Mapping[State, timedelta] = {
 }
 
 MAX_ATTEMPTS = 8
+TURN = timedelta(seconds=5)
 
 
 class Command(StrEnum):
@@ -181,6 +182,7 @@ class Seen:
     session : None when the pool has no gateway
     had_session : somebody was connected when the session was held; None before that
     was_dest_used : somebody has worked on the destination, or nobody can tell that nobody has
+    has_turn : the pool may cut over one more desktop now
     is_synced : a finished pass exists at the destination, and is_sync_due : it is too old
     has_final_copy : the pass made in the freeze is complete
     leftover_shadow : a destination volume that the final pass superseded still exists
@@ -203,6 +205,7 @@ class Seen:
     is_approved: bool = False
     is_confirmed: bool = False
     is_cancel_requested: bool = False
+    has_turn: bool = True
     can_copy_while_attached: bool = True
     dest_shortage: str = ""
     is_synced: bool = False
@@ -324,6 +327,8 @@ def _syncing(seen: Seen) -> Decision:
 
 
 def _ready(seen: Seen) -> Decision:
+    if seen.is_approved and seen.is_confirmed and not seen.has_turn:
+        return Wait("its turn: the pool moves as many at a time as it may", seen.now + TURN)
     if seen.is_approved and seen.is_confirmed:
         is_live = seen.strategy is Strategy.LIVE
         return Move(State.COPYING if is_live else State.FREEZING)

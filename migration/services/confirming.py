@@ -20,7 +20,11 @@ from migration.core.confirmation import (
 )
 from migration.core.machine import BEFORE_CUTOVER
 from migration.models import Recommendation, Transition
-from migration.plan_input import ASSUMED_DIRTY_BYTES_PER_HOUR, policy_of
+from migration.plan_input import (
+    ASSUMED_DIRTY_BYTES_PER_HOUR,
+    FARTHEST_RTT_MS,
+    policy_of,
+)
 
 BATCH = 500
 
@@ -30,17 +34,18 @@ def confirm_seen(*, wall: datetime) -> int:
 
     Returns how many were confirmed. An hour of activity counts as seen at its end.
     """
-    waiting = _waiting()
-    sites = Site.objects.in_bulk({t.seen_site for t in waiting})
-    confirmed = 0
-    for row in waiting:
-        answer = _judge(row, sites[row.seen_site], wall=wall)
-        if answer.confirmed and _write(row, answer, at=wall):
-            confirmed += 1
+    confirmed = last = 0
+    while waiting := _waiting(after=last):
+        last = waiting[-1].pk
+        sites = Site.objects.in_bulk({t.seen_site for t in waiting})
+        for row in waiting:
+            answer = _judge(row, sites[row.seen_site], wall=wall)
+            if answer.confirmed and _write(row, answer, at=wall):
+                confirmed += 1
     return confirmed
 
 
-def _waiting() -> Sequence[Transition]:
+def _waiting(*, after: int) -> Sequence[Transition]:
     """Approved and unconfirmed transitions whose user was seen somewhere since the plan."""
     newest = Activity.objects.filter(
         desktop_user=OuterRef("desktop__desktop_user"),
@@ -50,6 +55,7 @@ def _waiting() -> Sequence[Transition]:
     ).order_by("-hour")
     return list(
         Transition.objects.filter(
+            pk__gt=after,
             state__in=sorted(BEFORE_CUTOVER),
             approved_at__isnull=False,
             confirmed_at__isnull=True,
@@ -98,8 +104,8 @@ def _measure(row: Transition, site: Site, *, now: datetime) -> FreshMeasurements
     link = RegionLink.objects.filter(source=row.source_region_id, dest=row.dest_region_id).first()
     return FreshMeasurements(
         measured_at=now,
-        rtt_source_ms=rtt.get(row.source_region_id, 0.0),
-        rtt_target_ms=rtt.get(row.dest_region_id, 0.0),
+        rtt_source_ms=rtt.get(row.source_region_id, FARTHEST_RTT_MS),
+        rtt_target_ms=rtt.get(row.dest_region_id, FARTHEST_RTT_MS),
         link_bytes_per_s=link.bytes_per_s if link else 0.0,
         bytes_behind=row.desktop.dirty_bytes_per_hour or ASSUMED_DIRTY_BYTES_PER_HOUR,
         p_active=1.0,

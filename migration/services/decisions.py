@@ -17,7 +17,7 @@ from django.db.models import F, Max
 
 from desktops import events
 from desktops.errors import NotPermitted
-from desktops.models import Desktop
+from desktops.models import Desktop, Pool
 from desktops.selectors import pools_for
 from migration.core.machine import BEFORE_CUTOVER, CUTOVER, TERMINAL, State, Strategy
 from migration.errors import NotDecidable, NotPossible
@@ -48,6 +48,15 @@ def approve_recommendation(
         return start_transition(
             recommendation, at=at, actor=actor.get_username(), confirmation=confirmation
         )
+
+
+def approve_by_policy(recommendation: Recommendation, *, at: datetime) -> Transition:
+    """The pool itself says yes, as its automatic mode allows. Raises NotDecidable, NotPossible."""
+    pool = recommendation.pool
+    note = f"{pool} moves automatically from {pool.confidence_threshold:.0%} confidence"
+    with transaction.atomic():
+        _decide(recommendation, Decision.Verdict.APPROVED, actor=None, at=at, note=note)
+        return start_transition(recommendation, at=at, actor="")
 
 
 def reject_recommendation(
@@ -82,6 +91,8 @@ def confirm_transition(
 def cancel_transition(*, transition_id: int, actor: AbstractUser, at: datetime) -> Transition:
     """Ask for it to stop and go back. Raises NotPermitted, NotPossible."""
     row = _transition(transition_id, actor, OPERATE)
+    if row.dest_used_at is not None:
+        raise NotPossible("Too late: somebody has worked at the destination, so it goes on there.")
     return _request(
         row,
         actor=actor.get_username(),
@@ -146,7 +157,7 @@ def start_transition(
         confirmed_at=at if confirmation else None,
         confirmation=confirmation,
         # The plan counts in its data set's time, the move happens in ours.
-        expires_at=at + (recommendation.expires_at - recommendation.plan.as_of),
+        expires_at=at + (recommendation.expires_at - recommendation.plan.dataset.clock(wall=at)),
         state_entered_at=at,
         created_at=at,
         due_at=at,
@@ -168,9 +179,9 @@ def _recommendation(recommendation_id: int, actor: AbstractUser) -> Recommendati
     if not actor.has_perm(APPROVE):
         raise NotPermitted("Only an approver may decide on recommendations.")
     try:
-        return Recommendation.objects.select_related("plan__dataset", "desktop").get(
-            pk=recommendation_id, pool__in=pools_for(actor)
-        )
+        return Recommendation.objects.select_related(
+            "plan__dataset", "desktop", "pool", "dest_region"
+        ).get(pk=recommendation_id, pool__in=pools_for(actor))
     except Recommendation.DoesNotExist:
         raise NotPermitted("No such recommendation in your pools.") from None
 
@@ -192,6 +203,8 @@ def _decide(
     at: datetime,
     note: str,
 ) -> None:
+    if verdict is Decision.Verdict.APPROVED:
+        _require_policy(recommendation)
     decided = Recommendation.objects.filter(
         pk=recommendation.pk,
         state=Recommendation.State.AWAITING_APPROVAL,
@@ -214,6 +227,16 @@ def _decide(
         decided_at=at,
         note=note[:500],
     )
+
+
+def _require_policy(recommendation: Recommendation) -> None:
+    """The pool's policy may have changed since the plan was made."""
+    pool, dest = recommendation.pool, recommendation.dest_region
+    if pool.cutover_mode == Pool.CutoverMode.OFF:
+        raise NotDecidable(f"{pool} does not move desktops any more; nothing was changed.")
+    residency = set(pool.residency.values_list("pk", flat=True))
+    if residency and recommendation.dest_region_id not in residency:
+        raise NotDecidable(f"{pool} may no longer be in {dest}; nothing was changed.")
 
 
 def _request(

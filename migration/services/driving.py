@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models import F, Max
 from django.utils import timezone
 
@@ -100,11 +101,11 @@ def take_turn(
     now = lease.clock()
     if transition.state in TERMINAL:
         return Pause(until=now + IDLE, is_short=False)
-    cloud = clouds(transition.source_region.cloud)
-    gateway = gateways(transition.pool.gateway)
     try:
+        cloud = clouds(transition.source_region.cloud)
+        gateway = gateways(transition.pool.gateway)
         observation = observe(transition, cloud=cloud, gateway=gateway, now=now)
-    except (CloudError, GatewayError) as error:
+    except (CloudError, GatewayError, ImproperlyConfigured) as error:
         log.warning("transition %s: not observed: %s", transition.key, error)
         _note_waiting(lease, transition, f"the cloud can be observed again ({error})")
         return Pause(until=now + _backoff(4), is_short=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, Value, When
 
 from migration.core.machine import TERMINAL
 from migration.errors import LeaseLost
@@ -33,6 +33,7 @@ class Lease:
     token: int
     duration: timedelta
     clock: Clock
+    found_due_at: datetime
     _sent: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     def next_fencing_token(self) -> int:
@@ -59,9 +60,14 @@ class Lease:
             pass
 
     def release(self, *, due_at: datetime) -> None:
-        """Give the row back; losing the race here is normal and changes nothing."""
+        """Give the row back; losing the race here is normal and changes nothing.
+
+        Somebody who confirmed or cancelled meanwhile has set `due_at`, and the bell they rang
+        was not heard while the lease was held: theirs stays.
+        """
+        untouched = When(due_at=self.found_due_at, then=Value(due_at))
         Transition.objects.filter(pk=self.transition_id, lease_token=self.token).update(
-            lease_until=None, lease_owner="", due_at=due_at
+            lease_until=None, lease_owner="", due_at=Case(untouched, default=F("due_at"))
         )
 
 
@@ -77,7 +83,7 @@ def take_lease(transition_id: int, *, owner: str, clock: Clock) -> Lease | None:
     )
     if not taken:
         return None
-    row = Transition.objects.only("lease_token", "lease_owner").get(pk=transition_id)
+    row = Transition.objects.only("lease_token", "lease_owner", "due_at").get(pk=transition_id)
     if row.lease_owner != owner:
         return None
-    return Lease(transition_id, row.lease_token, duration, clock)
+    return Lease(transition_id, row.lease_token, duration, clock, row.due_at)

@@ -10,6 +10,7 @@ from django.conf import settings
 from desktops.core.cloud import Cloud, NotFound, Server, ServerStatus
 from migration.core.gateway import Gateway, Session, Target
 from migration.core.machine import (
+    CUTOVER,
     Command,
     Failure,
     Health,
@@ -54,6 +55,7 @@ def observe(
         is_approved=transition.approved_at is not None,
         is_confirmed=transition.confirmed_at is not None,
         is_cancel_requested=transition.cancel_requested_at is not None,
+        has_turn=_has_turn(transition),
         can_copy_while_attached=cloud.capabilities().copy_while_attached,
         dest_shortage=_dest_shortage(transition, cloud),
         is_synced=transition.sync_passes > 0,
@@ -155,6 +157,15 @@ def _is_settled(transition: Transition, steps: dict[str, Step], now: datetime) -
         for step in steps.values()
         if step.attempts > 1 or (step.outcome == Step.Outcome.PENDING and step.bytes_done is None)
     )
+
+
+def _has_turn(transition: Transition) -> bool:
+    """Two that look at the same moment may both go: the limit spares links, it guards nothing."""
+    if transition.state != State.READY:
+        return True
+    pool = transition.pool
+    under_way = pool.transitions.filter(state__in=sorted(CUTOVER)).count()
+    return under_way < pool.max_concurrent_moves
 
 
 def _dest_shortage(transition: Transition, cloud: Cloud) -> str:

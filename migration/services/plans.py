@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -10,21 +11,25 @@ import numpy as np
 from celery import current_app
 from django.contrib.auth.models import AbstractUser
 from django.db import transaction
+from django.db.models import F
 
 from desktops import events
 from desktops.clouds.registry import get_cloud
-from desktops.core.cloud import Cloud
+from desktops.core.cloud import Cloud, CloudError
 from desktops.errors import NotPermitted
 from desktops.models import Dataset, Desktop, Pool, Site
 from desktops.selectors import datasets_for
 from forecasting.selectors import latest_generation
 from forecasting.services.places import sample_paths
 from migration.core.advice import Action, Advice, SourceAfter
+from migration.core.inputs import PlanInputError
 from migration.core.planner import plan_fleet
-from migration.errors import NotPossible
-from migration.models import Decision, Plan, Recommendation
+from migration.errors import MigrationError, NotPossible
+from migration.models import Plan, Recommendation
 from migration.plan_input import PlanInput, read_plan_input
-from migration.services.decisions import OPERATE, start_transition
+from migration.services.decisions import OPERATE, approve_by_policy
+
+log = logging.getLogger(__name__)
 
 PLANNING = "migration.tasks.plan_dataset"
 PATHS_PER_PERSON = 48
@@ -36,14 +41,15 @@ def request_plan(*, dataset_id: int, actor: AbstractUser, at: datetime) -> None:
     if dataset is None or not actor.has_perm(OPERATE):
         raise NotPermitted("Only an operator of this data set may ask for a plan.")
     with transaction.atomic():
-        events.record(
-            kind="plan.requested",
-            subject=dataset,
-            at=at,
-            pool_id=None,
-            actor=actor.get_username(),
-            dataset=dataset.name,
-        )
+        for pool in dataset.pools.all():
+            events.record(
+                kind="plan.requested",
+                subject=dataset,
+                at=at,
+                pool_id=pool.pk,
+                actor=actor.get_username(),
+                dataset=dataset.name,
+            )
         transaction.on_commit(
             lambda: current_app.send_task(PLANNING, args=[dataset_id]), robust=True
         )
@@ -55,9 +61,20 @@ def make_plan(
     """Plan from the newest complete forecast, and supersede what was advised before.
 
     What was approved goes on; a desktop on the move gets no new advice until it has arrived.
-    Raises NotPossible without a forecast, CloudError when quota cannot be read.
+    Raises NotPossible when something that planning needs is missing, CloudError when quota
+    cannot be read; either is recorded too, for those who wait for the plan.
     """
     dataset = Dataset.objects.get(pk=dataset_id)
+    try:
+        plan = _make_plan(dataset, wall=wall, clouds=clouds)
+    except (MigrationError, CloudError) as error:
+        _report_failure(dataset, str(error), at=wall)
+        raise
+    _approve_automatic(plan, at=wall)
+    return plan
+
+
+def _make_plan(dataset: Dataset, *, wall: datetime, clouds: Callable[[str], Cloud]) -> Plan:
     generation = latest_generation(dataset)
     if generation is None:
         raise NotPossible(f"{dataset} has no complete forecast to plan from.")
@@ -70,14 +87,19 @@ def make_plan(
         )
 
     given = read_plan_input(dataset, generation, wall=wall, clouds=clouds, sample_paths=paths)
-    advice = plan_fleet(
-        given.fleet,
-        tables=given.tables,
-        policies=given.policies,
-        now=dataset.clock(wall=wall),
-        currency=given.currency,
-    )
+    try:
+        advice = plan_fleet(
+            given.fleet,
+            tables=given.tables,
+            policies=given.policies,
+            now=dataset.clock(wall=wall),
+            currency=given.currency,
+        )
+    except PlanInputError as error:
+        raise NotPossible(f"{dataset} cannot be planned: {error}.") from error
     with transaction.atomic():
+        # Of two plans made at once the later one stays, and neither fails.
+        Dataset.objects.select_for_update().get(pk=dataset.pk)
         _supersede(dataset, at=wall)
         plan = Plan.objects.create(
             dataset=dataset, generation=generation, as_of=generation.as_of, made_at=wall
@@ -85,7 +107,6 @@ def make_plan(
         Recommendation.objects.bulk_create(
             [_recommendation(plan, given, one) for one in advice], batch_size=1000
         )
-        _approve_automatic(plan, at=wall)
         _report(plan, given.pools, at=wall)
     return plan
 
@@ -134,23 +155,34 @@ def _recommendation(plan: Plan, given: PlanInput, advice: Advice) -> Recommendat
 
 
 def _approve_automatic(plan: Plan, *, at: datetime) -> None:
-    """Pools in automatic mode decide by their policy; the cutover still waits for confirmation."""
+    """Pools in automatic mode decide by their policy; the cutover still waits for confirmation.
+
+    One at a time, each in its own transaction: events are written under a lock that workers with
+    frozen users wait for, and a desktop that somebody has begun to move is no reason to stop.
+    """
     automatic = plan.recommendations.filter(
-        pool__cutover_mode=Pool.CutoverMode.AUTO, state=Recommendation.State.AWAITING_APPROVAL
-    ).select_related("plan", "desktop", "pool")
+        pool__cutover_mode=Pool.CutoverMode.AUTO,
+        state=Recommendation.State.AWAITING_APPROVAL,
+        confidence__gte=F("pool__confidence_threshold"),
+    ).select_related("plan__dataset", "desktop", "pool", "dest_region")
     for recommendation in automatic:
-        if recommendation.confidence < recommendation.pool.confidence_threshold:
-            continue
-        recommendation.state = Recommendation.State.APPROVED
-        recommendation.save(update_fields=["state"])
-        Decision.objects.create(
-            recommendation=recommendation,
-            verdict=Decision.Verdict.APPROVED,
-            decided_at=at,
-            note=f"{recommendation.pool} moves automatically from"
-            f" {recommendation.pool.confidence_threshold:.0%} confidence",
-        )
-        start_transition(recommendation, at=at, actor="")
+        try:
+            approve_by_policy(recommendation, at=at)
+        except MigrationError as error:
+            log.info("recommendation %s not approved: %s", recommendation.pk, error)
+
+
+def _report_failure(dataset: Dataset, reason: str, *, at: datetime) -> None:
+    with transaction.atomic():
+        for pool in dataset.pools.all():
+            events.record(
+                kind="plan.failed",
+                subject=dataset,
+                at=at,
+                pool_id=pool.pk,
+                dataset=dataset.name,
+                reason=reason[:300],
+            )
 
 
 def _report(plan: Plan, pools: Sequence[Pool], *, at: datetime) -> None:
