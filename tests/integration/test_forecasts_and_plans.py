@@ -10,7 +10,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from desktops.models import Activity, DesktopUser, Event, RegionLink, RoundTrip, Site
+from desktops.models import (
+    Activity,
+    DesktopUser,
+    Event,
+    FlavorPrice,
+    Pool,
+    RegionLink,
+    RoundTrip,
+    Site,
+)
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS
 from forecasting.errors import InvalidHistory
 from forecasting.history import read_history
@@ -18,7 +27,7 @@ from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.selectors import latest_generation, profiles_for
 from forecasting.services import forecasts
 from forecasting.services.forecasts import run_forecast
-from migration.errors import NotPossible
+from migration.errors import NotDecidable, NotPossible
 from migration.models import Plan, Recommendation, Transition
 from migration.services.confirming import confirm_seen
 from migration.services.decisions import approve_recommendation
@@ -249,3 +258,52 @@ def test_seeing_the_person_there_confirms_and_seeing_them_elsewhere_does_not(
     transition.refresh_from_db()
     assert transition.confirmed_at is not None
     assert "Seattle" in transition.confirmation
+
+
+def test_an_automatic_pool_approves_by_itself_and_waits_for_confirmation(fleet: Fleet) -> None:
+    fleet.pool.cutover_mode = Pool.CutoverMode.AUTO
+    fleet.pool.confidence_threshold = 0.3
+    fleet.pool.save()
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    make_plan(dataset_id=fleet.dataset.pk, wall=timezone.now())
+    transition = Transition.objects.get()
+    assert transition.approved_at is not None
+    assert transition.confirmed_at is None
+    assert transition.recommendation is not None
+    assert transition.recommendation.decision.decided_by is None
+
+
+def test_a_pool_that_stopped_moving_since_the_plan_moves_nothing(fleet: Fleet) -> None:
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    plan = make_plan(dataset_id=fleet.dataset.pk, wall=timezone.now())
+    move = plan.recommendations.get(action="prepare")
+    fleet.pool.cutover_mode = Pool.CutoverMode.OFF
+    fleet.pool.save()
+    with pytest.raises(NotDecidable, match="does not move desktops any more"):
+        approve_recommendation(recommendation_id=move.pk, actor=fleet.alice, at=timezone.now())
+    assert not Transition.objects.exists()
+
+
+def test_a_plan_that_cannot_be_made_says_why_to_those_who_wait(fleet: Fleet) -> None:
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    FlavorPrice.objects.all().delete()
+    with pytest.raises(NotPossible, match="no price"):
+        make_plan(dataset_id=fleet.dataset.pk, wall=timezone.now())
+    failed = Event.objects.get(kind="plan.failed", pool=fleet.pool)
+    assert "no price" in failed.payload["reason"]
+
+
+def test_what_is_known_of_a_person_alone_belongs_to_their_desktop(fleet: Fleet) -> None:
+    ben = DesktopUser.objects.get(pseudonym="ben")
+    hour = AS_OF - timedelta(hours=2)
+    Activity.objects.create(
+        dataset=fleet.dataset,
+        desktop_user=ben,
+        hour=hour,
+        active_ratio=0.25,
+        site=Site.objects.get(code="seattle"),
+    )
+    history = read_history(fleet.dataset, until=AS_OF, days=DAYS)
+    rows = [r for r, s in enumerate(history.subjects) if s.desktop_user_id == ben.pk]
+    assert len(rows) == 1
+    assert history.active_ratio[rows[0], -2] == 0.25

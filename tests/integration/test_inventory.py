@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from django.utils import timezone
 
-from desktops.core.cloud import CloudUnavailable, Inventory
+from desktops.core.cloud import CloudUnavailable, Inventory, ServerSpec, VolumeSpec
 from desktops.models import Dataset, Desktop, Flavor, FlavorPrice, Pool
 from desktops.services.inventory import Drift, sync_inventory
-from tests.support.simulator import SimulatorProcess, desktop, eventually, two_regions
+from migration.services.decisions import approve_recommendation
+from tests.support.fleet import make_fleet
+from tests.support.simulator import GB, SimulatorProcess, desktop, eventually, two_regions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,3 +69,30 @@ def test_a_region_that_cannot_be_listed_keeps_its_desktops(
     assert drift.missing == ()
     assert "east does not answer" in drift.failed[0]
     assert Desktop.objects.get().state == Desktop.State.RUNNING
+
+
+def test_another_pools_servers_do_not_become_this_pools_desktops(
+    simulated: SimulatorProcess, pool: Pool
+) -> None:
+    simulated.admin.adopt([desktop("ana")])
+    sync(pool, simulated.cloud())
+    other = Pool.objects.create(dataset=pool.dataset, name="other", label="Other")
+    assert sync(other, simulated.cloud()).added == ()
+    assert Desktop.objects.get().pool == pool
+
+
+def test_halves_of_a_move_are_no_new_desktops(simulated: SimulatorProcess) -> None:
+    fleet = make_fleet(simulated)
+    moving = fleet.desktop(simulated)
+    transition = approve_recommendation(
+        recommendation_id=fleet.recommendation(moving).pk, actor=fleet.alice, at=timezone.now()
+    )
+    cloud = simulated.cloud()
+    disk = VolumeSpec(name="half", size_bytes=20 * GB, image="desktop-2026")
+    volume = cloud.create_volume("east", disk, key="disk")
+    eventually(lambda: cloud.volume("east", volume.id).status == "available")
+    spec = ServerSpec(name="half", flavor="desktop.small", boot_volume_id=volume.id)
+    half = cloud.create_server("east", spec, key="half")
+    transition.dest_server_id = half.id
+    transition.save()
+    assert sync(fleet.pool, cloud).added == ()
