@@ -21,7 +21,7 @@ from desktops.models import Desktop, Pool
 from desktops.selectors import pools_for
 from migration.core.machine import BEFORE_CUTOVER, CUTOVER, TERMINAL, State, Strategy
 from migration.errors import NotDecidable, NotPossible
-from migration.models import Decision, Recommendation, Shadow, Transition
+from migration.models import Decision, Plan, Recommendation, Shadow, Transition
 
 APPROVE = "migration.approve_transition"
 OPERATE = "migration.operate_transition"
@@ -205,10 +205,12 @@ def _decide(
 ) -> None:
     if verdict is Decision.Verdict.APPROVED:
         _require_policy(recommendation)
+    # No join: Django would put the conditions into a subquery, which PostgreSQL does not look at
+    # again after it has waited for somebody else who was deciding.
     decided = Recommendation.objects.filter(
         pk=recommendation.pk,
         state=Recommendation.State.AWAITING_APPROVAL,
-        plan__superseded_at__isnull=True,
+        plan__in=Plan.objects.filter(superseded_at__isnull=True),
         expires_at__gt=recommendation.plan.dataset.clock(wall=at),
     ).update(state=Recommendation.State(verdict.value))
     if not decided:

@@ -32,13 +32,13 @@ from migration.core.machine import (
     Wait,
     decide,
 )
-from migration.errors import LeaseLost, MigrationError
+from migration.errors import LeaseLost, MigrationError, PassFailed
 from migration.gateways.registry import get_gateway
 from migration.models import Step, Transition
 from migration.services import entering
 from migration.services.commanding import Order, Result, perform
 from migration.services.leases import Clock, Lease, take_lease
-from migration.services.observing import Observation, command_key, observe
+from migration.services.observing import Observation, command_key, failed_passes, observe
 
 log = logging.getLogger(__name__)
 
@@ -293,9 +293,13 @@ def _progress(copy: VolumeCopy | None) -> dict[str, Any]:
 def _record_failure(lease: Lease, order: Order, step: Step, error: Exception) -> Pause:
     now = lease.clock()
     is_retryable = bool(getattr(error, "is_retryable", False))
-    outcome = Step.Outcome.RETRY if is_retryable else Step.Outcome.FAILED
+    is_over = isinstance(error, PassFailed) or not is_retryable
+    outcome = Step.Outcome.FAILED if is_over else Step.Outcome.RETRY
     detail = str(error)[:500]
     attempts = order.transition.failed_attempts + 1
+    if isinstance(error, PassFailed):
+        # That another pass is under way is no success yet: it counts what failed before, too.
+        attempts = failed_passes(order.transition, order.command) + 1
     log.warning("transition %s: %s: %s", order.transition.key, order.command, detail)
     with lease.writing(
         failed_attempts=attempts, trouble=detail, trouble_is_final=not is_retryable
@@ -304,7 +308,7 @@ def _record_failure(lease: Lease, order: Order, step: Step, error: Exception) ->
             outcome=outcome,
             detail=detail,
             attempts=F("attempts") + 1,
-            finished_at=None if is_retryable else now,
+            finished_at=now if is_over else None,
         )
         step.refresh_from_db()
         _report(row, step, now)

@@ -23,6 +23,8 @@ from migration.core.machine import (
 )
 from migration.models import Shadow, Step, Transition
 
+PASSES = (Command.SYNC_VOLUME, Command.COPY_FINAL)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -68,7 +70,7 @@ def observe(
         and Command.DELETE_SOURCE_VOLUME not in done,
         leftover_shadow=_has_leftover_shadow(transition) and Command.DELETE_OLD_SHADOW not in done,
         has_copies_to_abandon=Command.ABANDON_COPY not in done
-        and any(s.command in (Command.SYNC_VOLUME, Command.COPY_FINAL) for s in steps.values()),
+        and any(step.command in PASSES for step in steps.values()),
         is_session_taken=Command.HOLD_SESSION_AGAIN in done,
         is_session_back=Command.POINT_SESSION_BACK in done,
         is_settled=_is_settled(transition, steps, now),
@@ -79,10 +81,26 @@ def observe(
 
 
 def command_key(transition: Transition, command: Command) -> str:
-    """The key a command carries; a sync pass has its own, every other command happens once."""
-    if command is Command.SYNC_VOLUME:
-        return f"{transition.key}:{command}:{transition.sync_passes + 1}"
-    return f"{transition.key}:{command}"
+    """The key a command carries. A pass that failed is followed by another with a key of its own;
+    everything else happens once."""
+    key = _first_key(transition, command)
+    failed = failed_passes(transition, command) if command in PASSES else 0
+    return f"{key}:{failed + 1}" if failed else key
+
+
+def failed_passes(transition: Transition, command: Command) -> int:
+    """How many passes have failed of what `command` is to bring about now."""
+    key = _first_key(transition, command)
+    return sum(
+        step.outcome == Step.Outcome.FAILED
+        for step in transition.steps.all()
+        if step.key == key or step.key.startswith(f"{key}:")
+    )
+
+
+def _first_key(transition: Transition, command: Command) -> str:
+    key = f"{transition.key}:{command}"
+    return f"{key}:{transition.sync_passes + 1}" if command is Command.SYNC_VOLUME else key
 
 
 def _look(cloud: Cloud, region: str, server_id: str) -> Server | None:

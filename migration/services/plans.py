@@ -205,7 +205,7 @@ def expire_recommendations(*, wall: datetime) -> int:
     expired = 0
     for dataset in Dataset.objects.filter(plans__superseded_at__isnull=True).distinct():
         expired += Recommendation.objects.filter(
-            plan__dataset=dataset,
+            plan__in=dataset.plans.all(),  # no join, see decisions._decide
             state=Recommendation.State.AWAITING_APPROVAL,
             expires_at__lte=dataset.clock(wall=wall),
         ).update(state=Recommendation.State.EXPIRED)

@@ -12,47 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
 from desktops.clouds.simulator.admin import VolumeContent
 from migration.core.machine import State
-from migration.models import Transition
-from migration.services.decisions import approve_recommendation, cancel_transition
-from tests.support.fleet import Fleet, make_fleet
-from tests.support.killing import Fate, Point, Workers
+from tests.support.fleet import make_fleet
+from tests.support.killing import Fate, Point
 from tests.support.outcomes import wrong_after
 from tests.support.simulator import SimulatorProcess
+from tests.support.stage import Stage
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@dataclass
-class Stage:
-    """A fleet on a simulated cloud, on which one move is played after another."""
-
-    fleet: Fleet
-    simulated: SimulatorProcess
-    moves: int = 0
-
-    def begin(self, **recommendation: Any) -> Transition:
-        """A new desktop with its user at work, whose move is approved and confirmed."""
-        self.moves += 1
-        desktop = self.fleet.desktop(
-            self.simulated,
-            f"ana-{self.moves}",
-            is_user_present=True,
-            volume_bytes=10**10,
-            used_bytes=9 * 10**9,
-        )
-        return approve_recommendation(
-            recommendation_id=self.fleet.recommendation(desktop, **recommendation).pk,
-            actor=self.fleet.alice,
-            at=timezone.now(),
-            confirm_now=True,
-        )
-
-    def cancel(self, transition: Transition) -> None:
-        cancel_transition(transition_id=transition.pk, actor=self.fleet.alice, at=timezone.now())
 
 
 @dataclass(frozen=True)
@@ -83,8 +52,7 @@ class Play:
         if self.cancelled_at:
             on[self.cancelled_at] = lambda: stage.cancel(transition)
         fate = Fate(kills, on)
-        workers = Workers(stage.simulated.cloud(), stage.simulated.gateway())
-        workers.drive(transition, fate)
+        stage.workers().drive(transition, fate)
         wrong = wrong_after(
             transition, stage.simulated, wanted=self.wanted, left_behind=left[0] if left else None
         )

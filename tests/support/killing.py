@@ -24,7 +24,8 @@ from desktops.core.cloud import Cloud, JobState
 from migration.core.gateway import Gateway
 from migration.core.machine import TERMINAL, State
 from migration.models import Transition
-from migration.services.driving import drive_transition
+from migration.services.driving import drive_transition, take_turn
+from migration.services.leases import Lease, take_lease
 
 CLOUD_COMMANDS = frozenset(
     {
@@ -169,6 +170,25 @@ class Workers:
                 break
             self.clock.sleep_until(transition.due_at)
         return transition
+
+    def drive_into(self, transition: Transition, state: State) -> Transition:
+        """One turn after another, to the first moment of `state`."""
+        lease = take_lease(transition.pk, owner="test", clock=self.clock)
+        assert lease is not None, f"somebody drives it: {transition.lease_owner}"
+        deadline = monotonic() + 30
+        while transition.state != state:
+            assert transition.state not in TERMINAL, f"it is {transition.state}"
+            assert monotonic() < deadline, f"still {transition.state}: {transition.waiting_for}"
+            self.take_turn(lease)
+            transition.refresh_from_db()
+        lease.release(due_at=self.clock())
+        transition.refresh_from_db()
+        return transition
+
+    def take_turn(self, lease: Lease) -> None:
+        pause = take_turn(lease, clouds=lambda name: self.cloud, gateways=lambda name: self.gateway)
+        if pause is not None:
+            self.clock.sleep(0.25)
 
     def _turn(self, transition: Transition, fate: Fate) -> None:
         cloud = Mortal(self.cloud, CLOUD_COMMANDS, fate)

@@ -11,6 +11,7 @@ from desktops.core.cloud import Inventory
 from desktops.models import Desktop, Event
 from migration.core.machine import PATHS, State, Strategy
 from migration.models import Shadow, Step, Transition
+from migration.services.observing import PASSES
 from tests.support.simulator import SimulatorProcess, eventually
 
 
@@ -52,8 +53,9 @@ def _wrong_steps(transition: Transition) -> Iterator[str]:
     for key, times in Counter(step.key for step in steps).items():
         if times > 1:
             yield f"{key} is {times} steps"
-    allowed = {Step.Outcome.DONE} if transition.state == State.DONE else {"done", "failed"}
     for step in steps:
+        may_fail = transition.state != State.DONE or step.command in PASSES
+        allowed = {Step.Outcome.DONE, Step.Outcome.FAILED} if may_fail else {Step.Outcome.DONE}
         if step.outcome not in allowed:
             yield f"{step.command} is left {step.outcome}: {step.detail}"
 
@@ -66,6 +68,9 @@ def _wrong_path(transition: Transition) -> Iterator[str]:
             kind="transition.moved", object_id=str(transition.pk)
         ).order_by("seq")
     ]
+    again = [State.SYNCING.value, State.READY.value]
+    while entered[3:5] == again:  # once for each time that a sync fell due
+        del entered[3:5]
     if entered != path[1:]:
         yield f"its way was {entered}"
 

@@ -640,8 +640,9 @@ def _time(world: World) -> Iterator[Happening]:
 
 def _trouble(world: World) -> Iterator[Happening]:
     if world.state == State.NEEDS_OPERATOR.value and world.repairs:
+        mended = STOPPED if world.is_source_fenced else RUNNING
         repaired = world._replace(
-            source=STOPPED if world.source == ERROR else world.source,
+            source=mended if world.source == ERROR else world.source,
             dest=RUNNING if world.dest in (ERROR, STOPPED) else world.dest,
             state=world.interrupted,
             failure=NONE,
