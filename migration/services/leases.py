@@ -72,14 +72,22 @@ class Lease:
 
 
 def take_lease(transition_id: int, *, owner: str, clock: Clock) -> Lease | None:
-    """The right to drive a transition, or None while another holds it or it has ended."""
+    """The right to drive a transition, or None while another holds it or it has ended.
+
+    With it the transition is due at once, so that it is found as soon as the lease runs out.
+    """
     now = clock()
     duration = timedelta(seconds=settings.TRANSITION_LEASE_S)
     taken = (
         Transition.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=now))
         .filter(pk=transition_id)
         .exclude(state__in=TERMINAL)
-        .update(lease_owner=owner, lease_until=now + duration, lease_token=F("lease_token") + 1)
+        .update(
+            lease_owner=owner,
+            lease_until=now + duration,
+            lease_token=F("lease_token") + 1,
+            due_at=now,
+        )
     )
     if not taken:
         return None
