@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import secrets
+
 from django.conf import settings
 from django.db import models
 
@@ -23,6 +25,16 @@ class Pool(models.Model):
         blank=True,
         related_name="pools",
         help_text="Who may see this pool. Fleet admins see every pool.",
+    )
+    cloud = models.SlugField(
+        max_length=60,
+        blank=True,
+        help_text="A name in CLOUDS; its servers are compared with the desktops. Empty: none.",
+    )
+    server_names = models.CharField(
+        max_length=120,
+        default="*",
+        help_text="Which of the cloud's servers belong here, as a pattern: desk-paris-*.",
     )
     gateway = models.SlugField(max_length=60, default="none", help_text="A name in GATEWAYS.")
     image = models.CharField(max_length=120, blank=True)
@@ -76,10 +88,15 @@ class Pool(models.Model):
         return self.label
 
 
+def new_alias_key() -> bytes:
+    return secrets.token_bytes(32)
+
+
 class DesktopUser(models.Model):
     """The person a desktop belongs to, known by a pseudonym.
 
-    `pseudonym` is a keyed hash, or the id a public data set already anonymised.
+    `pseudonym` is a keyed hash, or the id a public data set already anonymised. What is kept for
+    ever (events) knows a person by an alias made with `alias_key`, which goes with the row.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="people")
@@ -92,6 +109,13 @@ class DesktopUser(models.Model):
         Site, null=True, blank=True, on_delete=models.SET_NULL, related_name="residents"
     )
     time_zone = models.CharField(max_length=60, default="UTC")
+    is_predicted = models.BooleanField(
+        default=True, help_text="Off: opted out; no forecast is made of this person."
+    )
+    is_located = models.BooleanField(
+        default=True, help_text="Off: opted out; where this person is leaves no trace."
+    )
+    alias_key = models.BinaryField(default=new_alias_key, editable=False)
 
     class Meta:
         ordering = ("pseudonym",)
@@ -104,6 +128,18 @@ class DesktopUser(models.Model):
 
     def __str__(self) -> str:
         return self.pseudonym
+
+
+class PersonName(models.Model):
+    """Who is behind a pseudonym, kept apart; for holders of desktops.view_names only."""
+
+    desktop_user = models.OneToOneField(
+        DesktopUser, on_delete=models.CASCADE, primary_key=True, related_name="named"
+    )
+    name = models.CharField(max_length=120)
+
+    def __str__(self) -> str:
+        return "the name of a person"  # never the name itself: this reaches logs
 
 
 class Desktop(models.Model):

@@ -46,6 +46,30 @@ class Site(models.Model):
         return self.label
 
 
+class Network(models.Model):
+    """Addresses that mean a site; the longest prefix that holds an address decides.
+
+    Without a site it says that nobody's place can be told from these addresses: a VPN's exit.
+    """
+
+    cidr = models.CharField(max_length=49, unique=True, help_text="10.1.0.0/16 or 2001:db8::/32.")
+    site = models.ForeignKey(
+        Site,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="networks",
+        help_text="Empty: a VPN or shared exit, where the place stays unknown.",
+    )
+    label = models.CharField(max_length=120, blank=True)
+
+    class Meta:
+        ordering = ("cidr",)
+
+    def __str__(self) -> str:
+        return self.cidr
+
+
 class RoundTrip(models.Model):
     """Round-trip time between a site and a region, and who says so."""
 
