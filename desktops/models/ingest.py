@@ -220,7 +220,7 @@ class ApplicationUse(models.Model):
 class DiskRead(models.Model):
     """Which parts of a desktop's disk were read on one day: what a shadow is filled with first.
 
-    Element n of `read_bytes` belongs to the extent that begins at `extents[n]` times `extent_bytes`.
+    Element n of `read_bytes` belongs to the extent that begins at `extents[n] * extent_bytes`.
     """
 
     desktop = models.ForeignKey(Desktop, on_delete=models.CASCADE, related_name="disk_reads")
