@@ -3,7 +3,9 @@
 DesktopsError
 ├── InvalidFile      an input file was refused; nothing of it was kept
 ├── NameTaken        the name belongs to something of another kind or data set
-└── NotPermitted     the viewer may not do this
+├── NotPermitted     the viewer may not do this
+├── Refused          a program's request was refused, with a reason it can read
+└── SourceFailed     a source could not be asked; asking again later helps
 """
 
 from __future__ import annotations
@@ -23,3 +25,20 @@ class NameTaken(DesktopsError):
 
 class NotPermitted(DesktopsError):
     """The viewer may not do this."""
+
+
+class Refused(DesktopsError):
+    """A program's request was refused; nothing of it was kept.
+
+    status : of the HTTP answer
+    reason : for the program, a word that does not change; the message is for people
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class SourceFailed(DesktopsError):
+    """A source could not be asked, or answered with what is no answer."""
