@@ -13,6 +13,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+MALFORMED = "malformed"  # the reason of a row that cannot be read at all
+
 MEASURES = (
     "cpu_cores",
     "memory_bytes",
@@ -91,6 +93,7 @@ class Rejections:
     """How many rows of a file were seen and refused; the first few with line and reason.
 
     short_end : line of the last row seen when that has too few values, else 0
+    codes : line → a word for programs, of those kept in `first`
     """
 
     most: int = 20
@@ -98,20 +101,22 @@ class Rejections:
     rejected: int = 0
     short_end: int = 0
     first: list[tuple[int, str]] = field(default_factory=list)
+    codes: dict[int, str] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
         return self.rejected / self.rows if self.rows else 0.0
 
-    def add(self, line: int, reason: str) -> None:
-        self.rejected += 1
-        if len(self.first) < self.most:
-            self.first.append((line, reason))
-
-    def add_all(self, lines: Sequence[int] | IntArray, reason: Callable[[int], str]) -> None:
+    def add_all(
+        self,
+        lines: Sequence[int] | IntArray,
+        reason: Callable[[int], str],
+        code: str = MALFORMED,
+    ) -> None:
         """reason : position in `lines` → sentence; asked only for those that are kept"""
         for position in range(min(len(lines), self.most - len(self.first))):
             self.first.append((int(lines[position]), reason(position)))
+            self.codes[int(lines[position])] = code
         self.rejected += len(lines)
 
     def describe(self, noun: str = "line") -> list[str]:
@@ -129,9 +134,9 @@ class Screen:
         self.passed: BoolArray = np.ones(len(lines), dtype=np.bool_)
         self._rejections = rejections
 
-    def refuse(self, bad: BoolArray, reason: Callable[[int], str]) -> None:
-        """reason : row → sentence without the line"""
+    def refuse(self, bad: BoolArray, reason: Callable[[int], str], code: str = MALFORMED) -> None:
+        """reason : row → sentence without the line; code : the same for programs"""
         rows = np.flatnonzero(bad & self.passed)
         if len(rows):
-            self._rejections.add_all(self.lines[rows], lambda n: reason(int(rows[n])))
+            self._rejections.add_all(self.lines[rows], lambda n: reason(int(rows[n])), code)
             self.passed[rows] = False

@@ -1,0 +1,284 @@
+"""The one way from what a source observed to what is stored: believed, resolved, once.
+
+A row that cannot be stored is not lost: it lies in quarantine with the reason, without a name,
+and can be replayed when the reason is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, Value
+from django.db.models.functions import Greatest
+
+from desktops.models import Desktop, DesktopUser, Pool, QuarantinedRow, Site, Source
+from desktops.pseudonyms import pseudonym
+from desktops.services.datasets import ensure_people
+from desktops.services.samples import Rows, write_samples
+from desktops.sources.checks import believable
+from desktops.sources.samples import MEASURES, IntArray, Labels, Rejections, Samples, Screen
+
+NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of the rows that were handed over.
+
+    duplicates : were there already, and are not stored again
+    stored_lines : the lines of what was stored, shape (rows,)
+    rejected : line → the reason, in quarantine
+    """
+
+    rows: int
+    rejected_rows: int
+    duplicates: int
+    stored_lines: IntArray
+    rejected: dict[int, str]
+
+
+def ensure_source(*, pool: Pool, kind: Source.Kind, name: str = "") -> Source:
+    """The pool's source of that kind and name, made when there is none."""
+    source, _ = Source.objects.select_related("dataset").get_or_create(
+        name=name or f"{kind}-{pool.name}"[:80],
+        defaults={"kind": kind, "dataset_id": pool.dataset_id, "pool": pool},
+    )
+    return source
+
+
+def store(
+    *,
+    source: Source,
+    samples: Samples,
+    wall: datetime,
+    cursor_at: datetime | None = None,
+    makes_people: bool = False,
+    are_pseudonyms: bool = False,
+    quarantines: bool = True,
+) -> Stored:
+    """Store a source's samples, all that can be believed and resolved, in one transaction.
+
+    samples : persons as they sign in (or pseudonyms, with `are_pseudonyms`), desktops by server
+        id, key or server name, sites by code
+    cursor_at : how far a pulled source has been asked, written with its samples
+    makes_people : somebody unknown is made a person of the pool, instead of refused
+    quarantines : keep what is refused; a replay keeps the row that it replays
+    """
+    with transaction.atomic():
+        # Also the lock under which write_samples finds what is there already.
+        source = (
+            Source.objects.select_for_update(of=("self",), no_key=True)
+            .select_related("dataset", "pool")
+            .get(pk=source.pk)
+        )
+        rejections = Rejections(most=NO_LIMIT, rows=len(samples))
+        believed = _believe(source, samples, wall, rejections)
+        resolver = _Resolver(source, makes_people=makes_people, are_pseudonyms=are_pseudonyms)
+        rows = resolver.resolve(believed, rejections)
+        stored = write_samples(source=source, rows=rows, at=wall)
+        if quarantines:
+            _quarantine(source, samples, rejections, resolver, wall)
+        _report(source, stored, rejections, wall=wall, cursor_at=cursor_at)
+    return Stored(
+        rows=len(stored),
+        rejected_rows=rejections.rejected,
+        duplicates=len(rows) - len(stored),
+        stored_lines=stored.line,
+        rejected=rejections.codes,
+    )
+
+
+def _believe(source: Source, samples: Samples, wall: datetime, rejections: Rejections) -> Samples:
+    clock = source.dataset.clock(wall=wall)
+    return believable(
+        samples,
+        wall=clock,
+        earliest=clock - timedelta(days=settings.OLDEST_SAMPLE_DAYS),
+        sites=frozenset(Site.objects.values_list("code", flat=True)),
+        rejections=rejections,
+    )
+
+
+class _Resolver:
+    """Names to the ids of the rows they mean, within the source's pool."""
+
+    def __init__(self, source: Source, *, makes_people: bool, are_pseudonyms: bool) -> None:
+        self._source = source
+        self._makes_people = makes_people
+        self._are_pseudonyms = are_pseudonyms
+
+    def pseudonym(self, identity: str) -> str:
+        return identity if self._are_pseudonyms else pseudonym(identity)
+
+    def resolve(self, samples: Samples, rejections: Rejections) -> Rows:
+        desktop = _ids(samples.desktop, self._desktops(samples.desktop.used()))
+        person = _ids(samples.person, self._people(samples.person.used()))
+        site = _ids(samples.site, _sites(samples.site.used()))
+        screen = Screen(samples.line, rejections)
+        screen.refuse(
+            samples.desktop.is_given & (desktop == 0),
+            lambda n: f"desktop {samples.desktop.text(n)[:80]!r} is not one of the pool",
+            "unknown_desktop",
+        )
+        screen.refuse(
+            samples.person.is_given & (person == 0),
+            lambda n: "the person is not one of the pool",
+            "unknown_person",
+        )
+        person, desktop = self._completed(person, desktop)
+        site[np.isin(person, self._unlocated(person))] = 0
+        observed = site > 0
+        for values in samples.measures.values():
+            observed = observed | (values == values)
+        keep = screen.passed & observed
+        rows = Rows(samples.line, samples.unix_s, person, desktop, site, samples.measures)
+        return rows.take(keep)
+
+    def _desktops(self, labels: list[str]) -> dict[str, int]:
+        """A server's id says more than a key, and a key more than a name that may occur twice."""
+        if not labels:
+            return {}
+        named = Desktop.objects.filter(pool=self._source.pool_id).filter(
+            Q(server_id__in=labels) | Q(key__in=labels) | Q(label__in=labels)
+        )
+        ids: dict[str, int] = {}
+        found = list(named.values_list("label", "key", "server_id", "pk"))
+        for column in range(3):
+            ids.update({row[column]: row[3] for row in found if row[column]})
+        return ids
+
+    def _people(self, labels: list[str]) -> dict[str, int]:
+        if not labels:
+            return {}
+        pseudonyms = {label: self.pseudonym(label) for label in labels}
+        if self._makes_people:
+            ensure_people(
+                dataset=self._source.dataset,
+                pool=self._source.pool,
+                pseudonyms=set(pseudonyms.values()),
+            )
+        known = dict(
+            DesktopUser.objects.filter(
+                dataset=self._source.dataset_id,
+                pool=self._source.pool_id,
+                pseudonym__in=set(pseudonyms.values()),
+            ).values_list("pseudonym", "pk")
+        )
+        return {label: known[name] for label, name in pseudonyms.items() if name in known}
+
+    def _completed(self, person: IntArray, desktop: IntArray) -> tuple[IntArray, IntArray]:
+        """Whose desktop it is, and which desktop is theirs, where only one of both is said."""
+        pairs = np.array(
+            Desktop.objects.filter(desktop_user__isnull=False)
+            .filter(
+                Q(pk__in=_some(desktop[person == 0]))
+                | Q(desktop_user__in=_some(person[desktop == 0]))
+            )
+            .values_list("pk", "desktop_user_id"),
+            dtype=np.int64,
+        ).reshape(-1, 2)
+        return (
+            np.where(person == 0, _looked_up(desktop, pairs[:, 0], pairs[:, 1]), person),
+            np.where(desktop == 0, _looked_up(person, pairs[:, 1], pairs[:, 0]), desktop),
+        )
+
+    def _unlocated(self, person: IntArray) -> list[int]:
+        opted_out = DesktopUser.objects.filter(dataset=self._source.dataset_id, is_located=False)
+        return list(opted_out.filter(pk__in=_some(person)).values_list("pk", flat=True))
+
+
+def _sites(codes: list[str]) -> dict[str, int]:
+    return dict(Site.objects.filter(code__in=codes).values_list("code", "pk")) if codes else {}
+
+
+def _some(ids: IntArray) -> list[int]:
+    return [int(each) for each in np.unique(ids) if each]
+
+
+def _ids(labels: Labels, ids: dict[str, int]) -> IntArray:
+    """0 where there is no label, or none that is known."""
+    keys: IntArray = np.array([ids.get(value, 0) for value in labels.values] + [0], dtype=np.int64)
+    return keys[labels.codes]
+
+
+def _looked_up(wanted: IntArray, keys: IntArray, values: IntArray) -> IntArray:
+    """The value of each key, 0 where there is none."""
+    if not len(keys):
+        return np.zeros(len(wanted), dtype=np.int64)
+    order = np.argsort(keys)
+    at = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+    found = keys[order][at] == wanted
+    result: IntArray = np.where(found, values[order][at], 0)
+    return result
+
+
+def _quarantine(
+    source: Source,
+    samples: Samples,
+    rejections: Rejections,
+    resolver: _Resolver,
+    wall: datetime,
+) -> None:
+    if not rejections.first:
+        return
+    row_of = {int(line): row for row, line in enumerate(samples.line)}
+    desktops = resolver._desktops(samples.desktop.used())
+    people = resolver._people(samples.person.used())
+    QuarantinedRow.objects.bulk_create(
+        (
+            QuarantinedRow(
+                source=source,
+                desktop_id=desktops.get(samples.desktop.text(row_of[line])),
+                desktop_user_id=people.get(samples.person.text(row_of[line])),
+                received_at=wall,
+                reason=rejections.codes[line],
+                detail=sentence[:300],
+                row=_as_json(samples, row_of[line], resolver),
+            )
+            for line, sentence in rejections.first
+        ),
+        batch_size=1000,
+    )
+
+
+def _as_json(samples: Samples, row: int, resolver: _Resolver) -> dict[str, object]:
+    """The observation as it would have been stored: a pseudonym, never a name."""
+    shown: dict[str, object] = {"at": int(samples.unix_s[row])}
+    if person := samples.person.text(row):
+        shown["person"] = resolver.pseudonym(person)
+    for name, labels in (("desktop", samples.desktop), ("site", samples.site)):
+        if text := labels.text(row):
+            shown[name] = text[:200].replace("\0", "")
+    for name in MEASURES:
+        value = float(samples.measures[name][row]) if name in samples.measures else np.nan
+        if not np.isnan(value):
+            shown[name] = value if np.isfinite(value) else str(value)
+    return shown
+
+
+def _report(
+    source: Source,
+    stored: Rows,
+    rejections: Rejections,
+    *,
+    wall: datetime,
+    cursor_at: datetime | None,
+) -> None:
+    """How the source is doing, for the page."""
+    changes: dict[str, object] = {
+        "last_attempt_at": wall,
+        "last_success_at": wall,
+        "last_error": "",
+        "rows": F("rows") + len(stored),
+        "rejected_rows": F("rejected_rows") + rejections.rejected,
+    }
+    if cursor_at is not None:
+        changes["cursor_at"] = cursor_at
+    if len(stored):
+        newest = datetime.fromtimestamp(int(stored.unix_s.max()), UTC)
+        changes["newest_at"] = Greatest(F("newest_at"), Value(newest))
+    Source.objects.filter(pk=source.pk).update(**changes)
