@@ -198,12 +198,17 @@ PERIODIC_TASKS = [
     ("migration.tasks.sweep_transitions", 1.0),
     ("migration.tasks.confirm_seen", 15.0),
     ("migration.tasks.expire_recommendations", 60.0),
+    ("desktops.tasks.settle_batches", 2.0),
+    ("desktops.tasks.roll_up_hours", 60.0),
 ]
 CELERY_BEAT_SCHEDULE = {
     task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
     for task, seconds in PERIODIC_TASKS
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+
+# A source may deliver this late; raw samples are kept longer, as their hours are computed anew.
+OLDEST_SAMPLE_DAYS = env.whole("OLDEST_SAMPLE_DAYS", 7, minimum=1)
 
 # REST
 REST_FRAMEWORK = {

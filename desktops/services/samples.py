@@ -118,7 +118,8 @@ def _ensure_partitions(days: IntArray) -> None:
             cursor.execute(
                 sql.SQL(
                     "CREATE TABLE {part} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS);"
-                    "ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES FROM ({since}) TO ({to})"
+                    "ALTER TABLE {table} ATTACH PARTITION {part}"
+                    " FOR VALUES FROM ({since}) TO ({to})"
                 ).format(
                     part=_partition(day),
                     table=sql.Identifier(TABLE),
