@@ -45,7 +45,7 @@ class Source(models.Model):
 
 
 class Batch(models.Model):
-    """One delivery of an agent, kept as it came until its rows are in the tables.
+    """One delivery of an agent, checked and kept until its rows are in the tables.
 
     Its id makes a second delivery of the same batch a no-op.
     """
@@ -54,7 +54,12 @@ class Batch(models.Model):
     desktop = models.ForeignKey(Desktop, on_delete=models.CASCADE, related_name="batches")
     batch_id = models.UUIDField()
     received_at = models.DateTimeField()
-    body = models.BinaryField(null=True, help_text="JSON; empty once settled.")
+    body = models.BinaryField(
+        null=True, help_text="Samples as desktops.sources.agent.ROW; empty once settled."
+    )
+    extras = models.JSONField(
+        null=True, help_text="Applications, disk reads, codes of sites; empty once settled."
+    )
     settled_at = models.DateTimeField(null=True)
     rows = models.IntegerField(null=True, help_text="Rows stored; empty: not settled yet.")
     rejected_rows = models.IntegerField(null=True)

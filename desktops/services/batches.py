@@ -14,17 +14,33 @@ from uuid import UUID
 
 import numpy as np
 from django.db import connection, transaction
+from psycopg.types.json import Jsonb
 
 from desktops.errors import Refused
-from desktops.models import AgentCredential, Batch, Source
+from desktops.models import AgentCredential, Batch, Site, Source
 from desktops.services.ingest import Stored, ensure_source, store
 from desktops.services.locating import site_finder
-from desktops.sources.agent import Batches, open_batch, read_batches
-from desktops.sources.samples import Labels, Samples
+from desktops.sources.agent import ROW, open_batch
+from desktops.sources.samples import MEASURES, IntArray, Labels, Samples
 
 BATCHES_AT_ONCE = 2000
-BYTES_AT_ONCE = 64 << 20
 HOUR = timedelta(hours=1)
+
+
+# One round trip and one commit: a fleet does this a few hundred times a second.
+INSERT_BATCH = """
+WITH given AS (
+    SELECT %s::bigint AS desktop_id, %s::uuid AS batch_id, %s::timestamptz AS at,
+        %s::bytea AS body, %s::jsonb AS extras
+), source AS (
+    SELECT id FROM desktops_source WHERE name = %s
+), batch AS (
+    INSERT INTO desktops_batch (source_id, desktop_id, batch_id, received_at, body, extras)
+    SELECT source.id, given.* FROM given, source
+    ON CONFLICT (desktop_id, batch_id) DO NOTHING RETURNING id
+)
+SELECT (SELECT count(*) FROM source), (SELECT count(*) FROM batch)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +57,22 @@ def accept(
 
     credential : with its desktop and that one's pool
     """
-    opened = open_batch(body, content_encoding)
+    opened = open_batch(body, content_encoding, site_of=site_finder().find)
     desktop = credential.desktop
     if opened.server_id != desktop.server_id:
         raise Refused(
             403, "wrong_server", "This desktop is not on that server (a copy of it may be)."
         )
-    source = ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
+    extras = Jsonb(opened.extras) if opened.extras else None
+    row = [desktop.pk, opened.batch_id, wall, opened.rows.tobytes(), extras]
     with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO desktops_batch (source_id, desktop_id, batch_id, received_at, body)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (desktop_id, batch_id) DO NOTHING",
-            [source.pk, desktop.pk, opened.batch_id, wall, opened.body],
-        )
-        is_new = cursor.rowcount == 1
-    return Accepted(opened.batch_id, is_duplicate=not is_new)
+        cursor.execute(INSERT_BATCH, [*row, f"agent-{desktop.pool.name}"[:80]])
+        (n_sources, n_batches) = cursor.fetchone()
+        if not n_sources:
+            source = ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
+            cursor.execute(INSERT_BATCH, [*row, source.name])
+            (_, n_batches) = cursor.fetchone()
+    return Accepted(opened.batch_id, is_duplicate=not n_batches)
 
 
 def settle(*, clock: Callable[[], datetime], most: int | None = None) -> int:
@@ -88,65 +105,77 @@ def _settle_some(source: Source, *, wall: datetime) -> int:
     return len(batches)
 
 
-def _unsettled(source: Source) -> list[Batch]:
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An accepted batch that is not in the tables yet."""
+
+    pk: int
+    desktop_id: int
+    desktop_key: str
+    desktop_user_id: int | None
+    body: bytes
+    extras: dict[str, list[Any]] | None
+
+
+def _unsettled(source: Source) -> list[_Waiting]:
     """The oldest, as many as fit in memory."""
     some = Batch.objects.filter(source=source, settled_at=None).order_by("pk")
-    batches: list[Batch] = []
-    size = 0
-    for batch in some.select_related("desktop").only(
-        "pk", "body", "desktop__key", "desktop__desktop_user"
-    )[:BATCHES_AT_ONCE]:
-        batches.append(batch)
-        size += len(batch.body)
-        if size > BYTES_AT_ONCE:
-            break
-    return batches
+    fields = ("pk", "desktop_id", "desktop__key", "desktop__desktop_user_id", "body", "extras")
+    return [_Waiting(*values) for values in some.values_list(*fields)[:BATCHES_AT_ONCE]]
 
 
-def _write(source: Source, batches: Sequence[Batch], wall: datetime) -> None:
-    columns = read_batches([bytes(batch.body) for batch in batches])
-    stored = store(source=source, samples=_samples(batches, columns), wall=wall)
+def _write(source: Source, batches: Sequence[_Waiting], wall: datetime) -> None:
+    rows = np.frombuffer(b"".join(batch.body for batch in batches), dtype=ROW)
+    lengths = np.array([len(batch.body) // ROW.itemsize for batch in batches])
+    batch_of = np.repeat(np.arange(len(batches)), lengths)
+    stored = store(source=source, samples=_samples(batches, rows, batch_of), wall=wall)
     clock = source.dataset.clock(wall=wall)
-    _write_applications(batches, columns.applications, clock)
-    _write_disk_reads(batches, columns.disk_reads, clock.date())
-    _mark_settled(batches, columns, stored, wall)
+    _write_applications(_items(batches, "applications"), clock)
+    _write_disk_reads(_items(batches, "disk_reads"), clock.date())
+    _mark_settled(batches, batch_of, stored, wall)
 
 
-def _samples(batches: Sequence[Batch], columns: Batches) -> Samples:
-    """Where somebody's address is becomes a site here, and the address goes no further."""
-    keys = tuple(dict.fromkeys(batch.desktop.key for batch in batches))
+def _samples(batches: Sequence[_Waiting], rows: np.ndarray, batch_of: IntArray) -> Samples:
+    keys = tuple(dict.fromkeys(batch.desktop_key for batch in batches))
     number = {key: n for n, key in enumerate(keys)}
-    desktop = np.array([number[batch.desktop.key] for batch in batches])
-    n = len(columns.unix_s)
+    desktop = np.array([number[batch.desktop_key] for batch in batches])
+    n = len(rows)
     return Samples(
         np.arange(n),
-        columns.unix_s,
+        rows["at"],
         Labels.none(n),
-        Labels(keys, desktop[columns.batch]),
-        _sites(columns),
-        columns.measures,
+        Labels(keys, desktop[batch_of]),
+        _sites(batches, rows["site"], batch_of),
+        {name: rows[name].astype(np.float64) for name in MEASURES},
     )
 
 
-def _sites(columns: Batches) -> Labels:
-    if not columns.addresses:
-        return Labels.none(len(columns.unix_s))
-    find = site_finder().find
-    found = [find(address) for address in columns.addresses]
-    codes = tuple(dict.fromkeys(code for code in found if code is not None))
+def _sites(batches: Sequence[_Waiting], site: IntArray, batch_of: IntArray) -> Labels:
+    """Every batch's own numbers of sites as one list of codes; a site that was removed
+    meanwhile is nowhere."""
+    lists = [(batch.extras or {}).get("sites", ()) for batch in batches]
+    wanted = {code for codes in lists for code in codes}
+    known = Site.objects.filter(code__in=wanted).values_list("code", flat=True) if wanted else ()
+    codes = tuple(known)
     number = {code: n for n, code in enumerate(codes)}
-    of_address = np.array([-1 if code is None else number[code] for code in found] + [-1])
-    return Labels(codes, of_address[columns.address])
+    numbers = np.full((len(batches), 1 + max(map(len, lists))), -1)
+    for n, codes_of_batch in enumerate(lists):
+        numbers[n, 1 : 1 + len(codes_of_batch)] = [number.get(c, -1) for c in codes_of_batch]
+    return Labels(codes, numbers[batch_of, site])
 
 
-def _write_applications(
-    batches: Sequence[Batch], items: Sequence[tuple[int, dict[str, Any]]], clock: datetime
-) -> None:
+def _items(batches: Sequence[_Waiting], name: str) -> list[tuple[_Waiting, dict[str, Any]]]:
+    return [(batch, item) for batch in batches for item in (batch.extras or {}).get(name, ())]
+
+
+def _write_applications(items: Sequence[tuple[_Waiting, dict[str, Any]]], clock: datetime) -> None:
     """Processor time by desktop, hour and application, added to what is known of the hour."""
+    if not items:
+        return
     sums: dict[tuple[int, int, int, str], float] = {}
-    for n, item in items:
-        desktop = batches[n].desktop
-        key = (item["hour"], desktop.pk, desktop.desktop_user_id or 0, item["application"])
+    for batch, item in items:
+        person = batch.desktop_user_id or 0
+        key = (item["hour"], batch.desktop_id, person, item["application"])
         sums[key] = sums.get(key, 0.0) + item["cpu_core_s"]
     since, until = (clock - timedelta(days=8)).timestamp(), (clock + HOUR).timestamp()
     rows = sorted((*key, s) for key, s in sums.items() if since <= key[0] <= until)
@@ -163,14 +192,14 @@ def _write_applications(
         )
 
 
-def _write_disk_reads(
-    batches: Sequence[Batch], items: Sequence[tuple[int, dict[str, Any]]], today: date
-) -> None:
+def _write_disk_reads(items: Sequence[tuple[_Waiting, dict[str, Any]]], today: date) -> None:
     """Bytes read by desktop, day and extent, added to what is known of the day."""
+    if not items:
+        return
     days = {str(today + timedelta(days=n)) for n in range(-8, 2)}
     rows = [
-        (batches[n].desktop_id, item["day"], item["extent_bytes"], extent, read)
-        for n, item in items
+        (batch.desktop_id, item["day"], item["extent_bytes"], extent, read)
+        for batch, item in items
         if item["day"] in days
         for extent, read in zip(item["extents"], item["read_bytes"], strict=True)
     ]
@@ -199,16 +228,16 @@ def _write_disk_reads(
 
 
 def _mark_settled(
-    batches: Sequence[Batch], columns: Batches, stored: Stored, wall: datetime
+    batches: Sequence[_Waiting], batch_of: IntArray, stored: Stored, wall: datetime
 ) -> None:
     n = len(batches)
-    rows = np.bincount(columns.batch[stored.stored_lines], minlength=n)
-    rejected = np.bincount(columns.batch[list(stored.rejected)], minlength=n)
+    rows = np.bincount(batch_of[stored.stored_lines], minlength=n)
+    rejected = np.bincount(batch_of[list(stored.rejected)], minlength=n)
     ids = [batch.pk for batch in batches]
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE desktops_batch b SET body = NULL, settled_at = %s, rows = u.rows,"
-            " rejected_rows = u.rejected"
+            "UPDATE desktops_batch b SET body = NULL, extras = NULL, settled_at = %s,"
+            " rows = u.rows, rejected_rows = u.rejected"
             " FROM unnest(%s::bigint[], %s::int[], %s::int[]) u (id, rows, rejected)"
             " WHERE b.id = u.id",
             [wall, ids, rows.tolist(), rejected.tolist()],

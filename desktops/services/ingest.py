@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from django.conf import settings
-from django.db import transaction
-from django.db.models import F, Q, Value
+from django.db import connection, transaction
+from django.db.models import F, Value
 from django.db.models.functions import Greatest
 
-from desktops.models import Desktop, DesktopUser, Pool, QuarantinedRow, Site, Source
+from desktops.models import DesktopUser, Pool, QuarantinedRow, Site, Source
 from desktops.pseudonyms import pseudonym
 from desktops.services.datasets import ensure_people
 from desktops.services.samples import Rows, write_samples
@@ -130,7 +130,7 @@ class _Resolver:
             "unknown_person",
         )
         person, desktop = self._completed(person, desktop)
-        site[np.isin(person, self._unlocated(person))] = 0
+        site[np.isin(person, self._unlocated())] = 0
         observed = site > 0
         for values in samples.measures.values():
             observed = observed | (values == values)
@@ -142,11 +142,14 @@ class _Resolver:
         """A server's id says more than a key, and a key more than a name that may occur twice."""
         if not labels:
             return {}
-        named = Desktop.objects.filter(pool=self._source.pool_id).filter(
-            Q(server_id__in=labels) | Q(key__in=labels) | Q(label__in=labels)
-        )
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT label, key, server_id, id FROM desktops_desktop WHERE pool_id = %s"
+                " AND (key = ANY(%s) OR server_id = ANY(%s) OR label = ANY(%s))",
+                [self._source.pool_id, labels, labels, labels],
+            )
+            found = cursor.fetchall()
         ids: dict[str, int] = {}
-        found = list(named.values_list("label", "key", "server_id", "pk"))
         for column in range(3):
             ids.update({row[column]: row[3] for row in found if row[column]})
         return ids
@@ -172,23 +175,22 @@ class _Resolver:
 
     def _completed(self, person: IntArray, desktop: IntArray) -> tuple[IntArray, IntArray]:
         """Whose desktop it is, and which desktop is theirs, where only one of both is said."""
-        pairs = np.array(
-            Desktop.objects.filter(desktop_user__isnull=False)
-            .filter(
-                Q(pk__in=_some(desktop[person == 0]))
-                | Q(desktop_user__in=_some(person[desktop == 0]))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT id, desktop_user_id FROM desktops_desktop"
+                " WHERE desktop_user_id IS NOT NULL"
+                " AND (id = ANY(%s) OR desktop_user_id = ANY(%s))",
+                [_some(desktop[person == 0]), _some(person[desktop == 0])],
             )
-            .values_list("pk", "desktop_user_id"),
-            dtype=np.int64,
-        ).reshape(-1, 2)
+            pairs = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)
         return (
             np.where(person == 0, _looked_up(desktop, pairs[:, 0], pairs[:, 1]), person),
             np.where(desktop == 0, _looked_up(person, pairs[:, 1], pairs[:, 0]), desktop),
         )
 
-    def _unlocated(self, person: IntArray) -> list[int]:
-        opted_out = DesktopUser.objects.filter(dataset=self._source.dataset_id, is_located=False)
-        return list(opted_out.filter(pk__in=_some(person)).values_list("pk", flat=True))
+    def _unlocated(self) -> list[int]:
+        opted_out = DesktopUser.objects.filter(pool=self._source.pool_id, is_located=False)
+        return list(opted_out.values_list("pk", flat=True))
 
 
 def _sites(codes: list[str]) -> dict[str, int]:

@@ -132,10 +132,14 @@ def _ensure_partitions(days: IntArray) -> None:
 def _once(rows: Rows) -> Rows:
     """The first of several observations of one subject at one moment."""
     order = np.lexsort((rows.line, rows.unix_s, rows.desktop, rows.person))
-    keys = _keys(rows)[order]
-    is_first = np.ones(len(rows), dtype=np.bool_)
-    is_first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-    return rows.take(order[is_first])
+    return rows.take(order[_changes(_keys(rows)[order])])
+
+
+def _changes(rows: IntArray) -> BoolArray:
+    """(n,): whether row n of an (n, k) array differs from the one before it; the first does."""
+    changes = np.ones(len(rows), dtype=np.bool_)
+    changes[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return changes
 
 
 def _keys(rows: Rows) -> IntArray:
@@ -159,9 +163,9 @@ def _not_there_yet(source: Source, rows: Rows) -> Rows:
 
 def _watermarks(source: Source, rows: Rows) -> IntArray:
     """(n,): the newest second stored of each row's subject, below every second where none is."""
-    subjects, index = np.unique(
-        np.column_stack((rows.person, rows.desktop)), axis=0, return_inverse=True
-    )
+    subject = np.column_stack((rows.person, rows.desktop))
+    is_next = _changes(subject)
+    subjects = subject[is_next]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT s.n, extract(epoch FROM newest_at)::bigint FROM desktops_watermark w"
@@ -173,7 +177,7 @@ def _watermarks(source: Source, rows: Rows) -> IntArray:
         found = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)
     newest = np.full(len(subjects), np.iinfo(np.int64).min)
     newest[found[:, 0] - 1] = found[:, 1]
-    result: IntArray = newest[index.reshape(-1)]
+    result: IntArray = newest[np.cumsum(is_next) - 1]
     return result
 
 
@@ -196,14 +200,15 @@ def _stored_keys(source: Source, keys: IntArray) -> set[tuple[int, int, int]]:
 
 
 def _mark_hours(rows: Rows, at: datetime) -> None:
-    """In one order for everybody, so that two writers never wait for each other in a circle.
+    """rows : ordered by subject and time
+
+    In one order for everybody, so that two writers never wait for each other in a circle.
 
     An hour that is marked already is marked again, not passed over: the lock on its row keeps a
     roll-up from taking the mark before these samples are there to be seen.
     """
-    hours = np.unique(
-        np.column_stack((rows.unix_s // HOUR_S * HOUR_S, rows.person, rows.desktop)), axis=0
-    )
+    hours = np.column_stack((rows.unix_s // HOUR_S * HOUR_S, rows.person, rows.desktop))
+    hours = hours[_changes(hours)]
     _execute_arrays(
         "INSERT INTO desktops_dirtyhour (hour, desktop_user_id, desktop_id, marked_at)"
         " SELECT to_timestamp(hour), person, desktop, %s"
@@ -250,8 +255,8 @@ def _note_sightings(source: Source, rows: Rows) -> None:
 
 def _last_of_subject(rows: Rows) -> Rows:
     """rows : ordered by subject and time"""
-    subject = np.column_stack((rows.person, rows.desktop))
-    return rows.take(np.append((subject[1:] != subject[:-1]).any(axis=1), True))
+    is_next = _changes(np.column_stack((rows.person, rows.desktop)))
+    return rows.take(np.append(is_next[1:], True))
 
 
 def _execute_arrays(statement: str, parameters: list[Any]) -> None:

@@ -1,27 +1,24 @@
-"""What agents send (docs/sources/agent.md): checked whole at the door, read by columns behind it.
+"""What agents send (docs/sources/agent.md): checked whole at the door, and packed into rows.
 
 A batch that does not keep to the format is refused as a whole, with the reason, and nothing of it
-is kept; a value that keeps to it but cannot be true costs its own row alone, later.
+is kept; a value that keeps to it but cannot be true costs its own row alone, later. Where an
+address is becomes a site here: the address itself is written nowhere.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json
+import orjson
 
 from desktops.errors import Refused
-from desktops.sources.samples import MEASURES, FloatArray, IntArray
+from desktops.sources.samples import MEASURES
 
 MOST_SENT_BYTES = 1 << 20
 MOST_UNPACKED_BYTES = 8 << 20
@@ -34,31 +31,71 @@ GZIP = 16 + zlib.MAX_WBITS
 NUMBER = {int, float, type(None)}
 TEXT = {str, type(None)}
 INT64 = 1 << 63
+# One sample as it waits in the database: NaN where not observed, site a number in the batch's
+# list of sites, from 1, or 0.
+ROW = np.dtype([("at", "<i8"), ("site", "<i4"), *((name, "<f4") for name in MEASURES)])
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A batch that keeps to the format. body : its JSON on one line"""
+    """A batch that keeps to the format.
+
+    rows : its samples, dtype ROW
+    extras : its applications and disk_reads as sent, and the codes of its sites; without what
+        there is none of
+    """
 
     batch_id: UUID
     server_id: str
     version: str
-    body: bytes
+    rows: np.ndarray
+    extras: dict[str, list[Any]]
 
 
-def open_batch(body: bytes, content_encoding: str) -> Opened:
-    """Unpack and check one delivery; raises Refused."""
+def open_batch(
+    body: bytes, content_encoding: str, *, site_of: Callable[[str], str | None]
+) -> Opened:
+    """Unpack and check one delivery; raises Refused.
+
+    site_of : client address → the site's code, None where it is not known
+    """
     text = _unpacked(body, content_encoding)
     try:
-        batch = json.loads(text, parse_constant=_not_json)
-    except (ValueError, RecursionError) as error:
+        batch = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
         raise Refused(400, "malformed_json", f"The body is not JSON: {error}"[:200]) from None
     try:
-        opened = _checked(batch)
+        batch_id, server_id, version = _checked(batch)
     except _Malformed as error:
         raise Refused(400, "malformed_batch", str(error)[:200]) from None
-    # A line end inside a string would not be JSON: these stand between values.
-    return Opened(*opened, text.replace(b"\n", b" ").replace(b"\r", b" "))
+    samples = batch.get("samples", {"at": []})
+    sites, site = _sites(samples.get("address") or (), site_of)
+    extras = {name: batch[name] for name in ("applications", "disk_reads") if batch.get(name)}
+    if sites:
+        extras["sites"] = sites
+    return Opened(batch_id, server_id, version, _rows(samples, site), extras)
+
+
+def _sites(
+    addresses: Sequence[str | None], site_of: Callable[[str], str | None]
+) -> tuple[list[str], list[int] | int]:
+    found = {text: site_of(text) for text in set(addresses) if text}
+    codes = sorted({code for code in found.values() if code is not None})
+    if not codes:
+        return [], 0
+    number = {code: n for n, code in enumerate(codes, start=1)}
+    number_of = {text: number[code] if code else 0 for text, code in found.items()}
+    return codes, [number_of.get(text, 0) if text else 0 for text in addresses]
+
+
+def _rows(samples: Mapping[str, Any], site: list[int] | int) -> np.ndarray:
+    rows = np.empty(len(samples["at"]), dtype=ROW)
+    rows["at"], rows["site"] = samples["at"], site
+    with np.errstate(over="ignore"):  # too large for single precision: infinite, refused by row
+        for name in MEASURES:
+            values = samples.get(name)
+            rows[name] = np.nan if values is None else np.array(values, dtype=np.float64)
+    return rows
 
 
 def _unpacked(body: bytes, content_encoding: str) -> bytes:
@@ -83,10 +120,6 @@ def _unpacked(body: bytes, content_encoding: str) -> bytes:
 
 class _Malformed(ValueError):
     """The JSON is not a batch."""
-
-
-def _not_json(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _need(condition: bool, message: str) -> None:
@@ -123,7 +156,7 @@ def _check_samples(samples: Mapping[str, Any]) -> None:
     _need(isinstance(at, list), "samples.at is missing")
     _need(len(at) <= MOST_SAMPLES, f"more than {MOST_SAMPLES:,} samples")
     _need(set(map(type, at)) <= {int}, "samples.at: whole seconds since 1970 are wanted")
-    _need(all(-INT64 <= moment < INT64 for moment in at), "samples.at: too large")
+    _need(not at or (min(at) >= -INT64 and max(at) < INT64), "samples.at: too large")
     for name, kinds in (*((name, NUMBER) for name in MEASURES), ("address", TEXT)):
         values = samples.get(name)
         if values is None:
@@ -161,140 +194,3 @@ def _check_disk_read(item: Mapping[str, Any]) -> None:
     _need(all(0 <= each < 1 << 31 for each in extents), "disk_reads.extents: out of range")
     _need(len(set(extents)) == len(extents), "disk_reads.extents: one of them occurs twice")
     _need(all(0 <= each < 1 << 50 for each in read), "disk_reads.read_bytes: out of range")
-
-
-_SCHEMA = pa.schema(
-    [
-        (
-            "samples",
-            pa.struct(
-                [
-                    ("at", pa.list_(pa.int64())),
-                    *((name, pa.list_(pa.float64())) for name in MEASURES),
-                    ("address", pa.list_(pa.string())),
-                ]
-            ),
-        ),
-        (
-            "applications",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("hour", pa.int64()),
-                        ("application", pa.string()),
-                        ("cpu_core_s", pa.float64()),
-                    ]
-                )
-            ),
-        ),
-        (
-            "disk_reads",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("day", pa.string()),
-                        ("extent_bytes", pa.int64()),
-                        ("extents", pa.list_(pa.int64())),
-                        ("read_bytes", pa.list_(pa.int64())),
-                    ]
-                )
-            ),
-        ),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """Many batches as columns.
-
-    batch, unix_s : (samples,), which batch each sample is of, and when it was taken
-    measures : name → (samples,), NaN where not observed
-    addresses, address : the distinct client addresses, and (samples,) which, -1 for none
-    applications, disk_reads : (batch, item) each
-    """
-
-    batch: IntArray
-    unix_s: IntArray
-    measures: dict[str, FloatArray]
-    addresses: tuple[str, ...]
-    address: IntArray
-    applications: list[tuple[int, dict[str, Any]]]
-    disk_reads: list[tuple[int, dict[str, Any]]]
-
-
-def read_batches(bodies: Sequence[bytes]) -> Batches:
-    """Columns of batches that were opened before: every body is one line of checked JSON."""
-    try:
-        table = _table(b"\n".join(bodies) + b"\n")
-    except pa.ArrowInvalid:
-        # A number that JSON allows and Arrow does not hold; rare, so the slow way will do.
-        table = _table(b"\n".join(_plain(body) for body in bodies) + b"\n")
-    samples = table["samples"].combine_chunks()
-    at = samples.field("at")
-    lengths = pc.fill_null(pc.list_value_length(at), 0).to_numpy(zero_copy_only=False)
-    n = int(lengths.sum())
-    measures = {}
-    for name in MEASURES:
-        values = _spread(samples.field(name), lengths)
-        if values is not None:
-            measures[name] = values.to_numpy(zero_copy_only=False)
-    addresses, address = (), np.full(n, -1)
-    texts = _spread(samples.field("address"), lengths)
-    if texts is not None:
-        encoded = texts.dictionary_encode()
-        addresses = tuple(encoded.dictionary.to_pylist())
-        address = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Batches(
-        np.repeat(np.arange(len(bodies)), lengths),
-        at.flatten().to_numpy(zero_copy_only=False).astype(np.int64),
-        measures,
-        addresses,
-        address,
-        _items(table["applications"]),
-        _items(table["disk_reads"]),
-    )
-
-
-def _table(lines: bytes) -> pa.Table:
-    return pa.json.read_json(
-        pa.BufferReader(lines),
-        pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        pa.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore"),
-    )
-
-
-def _plain(body: bytes) -> bytes:
-    """The batch with numbers beyond any belief as the largest there is, to be refused by row."""
-    batch = json.loads(body, parse_int=_bounded_int, parse_float=_bounded_float)
-    return json.dumps(batch).encode()
-
-
-def _bounded_int(text: str) -> int | float:
-    value = int(text) if len(text) < 25 else math.copysign(1e300, -1 if text[0] == "-" else 1)
-    return value if -INT64 <= value < INT64 else math.copysign(1e300, value)
-
-
-def _bounded_float(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else math.copysign(1e300, value)
-
-
-def _spread(lists: pa.Array, lengths: np.ndarray) -> pa.Array | None:
-    """All values one after the other, null for the batches that do not have the list."""
-    if lists.null_count == len(lists):
-        return None
-    if not lists.null_count:
-        return lists.flatten()
-    filled = [
-        values if values is not None else [None] * n
-        for values, n in zip(lists.to_pylist(), lengths, strict=True)
-    ]
-    return pa.array([value for values in filled for value in values], lists.type.value_type)
-
-
-def _items(column: pa.ChunkedArray) -> list[tuple[int, dict[str, Any]]]:
-    lists = column.combine_chunks()
-    if lists.null_count == len(lists):
-        return []
-    return [(n, item) for n, items in enumerate(lists.to_pylist()) for item in items or ()]
