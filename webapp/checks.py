@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import maxminddb
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
+
+from desktops.services.locating import open_geoip
 
 
 @register()
@@ -13,6 +16,16 @@ def database_is_postgresql(**kwargs: Any) -> list[CheckMessage]:
     if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
         return []
     return [Error("DATABASE_URL must name a PostgreSQL database.", id="webapp.E001")]
+
+
+@register()
+def geoip_database_can_be_read(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        if reader := open_geoip():
+            reader.close()
+    except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+        return [Error(f"GEOIP_DATABASE: {settings.GEOIP_DATABASE}: {error}", id="webapp.E002")]
+    return []
 
 
 @register()

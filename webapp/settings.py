@@ -271,6 +271,8 @@ if SIMULATOR_URL:
         "driver": "desktops.clouds.simulator",
         "options": {"url": SIMULATOR_URL, "token": env.text("SIMULATOR_TOKEN")},
     }
+# A City database in MaxMind's format, for addresses that are in no network of the admin's table.
+GEOIP_DATABASE = env.existing_file("GEOIP_DATABASE")
 # Gateways hold and re-point sessions: name → driver module and the options of its connect()
 GATEWAYS: dict[str, dict[str, object]] = {"none": {"driver": "migration.gateways.none"}}
 if SIMULATOR_URL:
