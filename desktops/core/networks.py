@@ -179,7 +179,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise InvalidNetworks(f"{path.name} line {reader.line_num}: {error}") from None
+            raise InvalidNetworks(f"{path.name} after line {reader.line_num}: {error}") from None
         except UnicodeDecodeError:
             raise InvalidNetworks(
                 f"{path.name} after line {reader.line_num}: is not UTF-8"
