@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import psycopg
 from django.db import connection, transaction
 from psycopg.types.json import Jsonb
 
@@ -31,7 +32,7 @@ HOUR = timedelta(hours=1)
 INSERT_BATCH = """
 WITH given AS (
     SELECT %s::bigint AS desktop_id, %s::uuid AS batch_id, %s::timestamptz AS at,
-        %s::bytea AS body, %s::jsonb AS extras
+        %b::bytea AS body, %s::jsonb AS extras
 ), source AS (
     SELECT id FROM desktops_source WHERE name = %s
 ), batch AS (
@@ -65,14 +66,24 @@ def accept(
         )
     extras = Jsonb(opened.extras) if opened.extras else None
     row = [desktop.pk, opened.batch_id, wall, opened.rows.tobytes(), extras]
-    with connection.cursor() as cursor:
-        cursor.execute(INSERT_BATCH, [*row, f"agent-{desktop.pool.name}"[:80]])
-        (n_sources, n_batches) = cursor.fetchone()
-        if not n_sources:
-            source = ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
-            cursor.execute(INSERT_BATCH, [*row, source.name])
-            (_, n_batches) = cursor.fetchone()
+    n_sources, n_batches = _insert(row, source=f"agent-{desktop.pool.name}"[:80])
+    if not n_sources:
+        source = ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
+        _, n_batches = _insert(row, source=source.name)
     return Accepted(opened.batch_id, is_duplicate=not n_batches)
+
+
+def _insert(row: list[Any], *, source: str) -> tuple[int, int]:
+    """How many sources have that name, and how many batches were inserted.
+
+    With a cursor that binds on the server, the body travels as it is. Django's own would write
+    it into the statement in hexadecimal digits, to be read again there.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(INSERT_BATCH, [*row, source])
+        counts: tuple[int, int] = cursor.fetchone()
+    return counts
 
 
 def settle(*, clock: Callable[[], datetime], most: int | None = None) -> int:
