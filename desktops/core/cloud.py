@@ -215,8 +215,23 @@ class VolumeCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that servers run on.
+
+    is_up : its compute service reports; is_enabled : it takes new servers
+    """
+
+    name: str
+    is_up: bool
+    is_enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything of one region at one moment, in as few requests as the cloud allows."""
+    """Everything of one region at one moment, in as few requests as the cloud allows.
+
+    hosts : empty where the credentials may not see them
+    """
 
     region: str
     observed_at: datetime
@@ -224,6 +239,7 @@ class Inventory:
     quota: Quota
     servers: tuple[Server, ...]
     volumes: tuple[Volume, ...]
+    hosts: tuple[Host, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

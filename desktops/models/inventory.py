@@ -9,7 +9,7 @@ from desktops.models.geography import Region
 
 
 class RegionState(models.Model):
-    """Quota of the project in a region, as last listed. An empty limit is no limit."""
+    """Quota and hosts of a region, as last listed. An empty limit is no limit."""
 
     region = models.OneToOneField(
         Region, on_delete=models.CASCADE, primary_key=True, related_name="quota"
@@ -23,6 +23,9 @@ class RegionState(models.Model):
     memory_bytes_used = models.BigIntegerField()
     volume_bytes = models.BigIntegerField(null=True)
     volume_bytes_used = models.BigIntegerField()
+    hosts = models.JSONField(
+        default=list, help_text="Of the region: name, is_up, is_enabled. Empty: not to be known."
+    )
 
     def __str__(self) -> str:
         return f"{self.region_id} at {self.observed_at}"

@@ -11,6 +11,8 @@ from desktops.clouds.openstack.api import RegionApi
 from desktops.core.cloud import (
     Capabilities,
     Cloud,
+    CloudError,
+    Host,
     Inventory,
     Job,
     MemoryMode,
@@ -124,7 +126,8 @@ class OpenStackCloud:
         return self._regions
 
     def inventory(self, region: str) -> Inventory:
-        """Six requests, and one more for every further thousand servers, volumes or ports."""
+        """Six requests, a seventh where the hosts may be seen, and one more for every further
+        thousand servers, volumes or ports."""
         api = self.api(region)
         # Before the ports: a server without any would pass for fenced.
         servers = list(api.pages("compute", "/servers/detail", "servers"))
@@ -144,6 +147,7 @@ class OpenStackCloud:
                 for body in servers
             ),
             volumes=tuple(values.volume_from(body, region=region) for body in stored),
+            hosts=self._hosts(region),
         )
 
     def server(self, region: str, server_id: str) -> Server:
@@ -276,6 +280,17 @@ class OpenStackCloud:
             roles = self.api(None, cloud=self._admin_cloud).roles()
             self._live_migration = bool(roles & {"admin", "manager"})
         return self._live_migration
+
+    def _hosts(self, region: str) -> tuple[Host, ...]:
+        """Nova tells of its hosts only to an administrator; a region is listed without them too."""
+        api = self.api(region, cloud=self._admin_cloud)
+        try:
+            if "admin" not in api.roles():
+                return ()
+            services = api.get("compute", "/os-services", binary="nova-compute")["services"]
+        except CloudError:
+            return ()
+        return tuple(values.host_from(body) for body in services)
 
     def _observed(self, region: str, body: Json) -> Server:
         ports = fences.of_server(self.api(region), body["id"])

@@ -8,6 +8,7 @@ from typing import Any
 from desktops.clouds.openstack import fences, marks
 from desktops.core.cloud import (
     Flavor,
+    Host,
     Quota,
     Server,
     ServerStatus,
@@ -62,7 +63,10 @@ def volume_status(status: str) -> VolumeStatus:
 
 
 def server_from(body: Json, ports: Iterable[Json], *, region: str) -> Server:
-    """A server of Nova's (microversion 2.47 or later), with its ports of Neutron's."""
+    """A server of Nova's (microversion 2.47 or later), with its ports of Neutron's.
+
+    Of one in a cell that does not answer Nova tells hardly more than the id (2.69 or later).
+    """
     status = server_status(body["status"])
     task = body.get("OS-EXT-STS:task_state")
     attached = body.get("os-extended-volumes:volumes_attached") or []
@@ -70,7 +74,7 @@ def server_from(body: Json, ports: Iterable[Json], *, region: str) -> Server:
     return Server(
         id=body["id"],
         region=region,
-        name=body["name"],
+        name=body.get("name") or "",
         status=status,
         is_busy=bool(task) or body["status"] in _BUSY_STATUS,
         is_fenced=fences.are_fenced(body, ports),
@@ -137,6 +141,13 @@ def quota_from(compute: Json, storage: Json) -> Quota:
         memory_bytes_used=compute["totalRAMUsed"] * MIB,
         volume_bytes=_limit(storage["maxTotalVolumeGigabytes"], unit=GIB),
         volume_bytes_used=storage["totalGigabytesUsed"] * GIB,
+    )
+
+
+def host_from(body: Json) -> Host:
+    """From Nova's list of its compute services."""
+    return Host(
+        name=body["host"], is_up=body["state"] == "up", is_enabled=body["status"] == "enabled"
     )
 
 

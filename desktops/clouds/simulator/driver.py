@@ -10,6 +10,7 @@ from desktops.clouds.simulator.client import Client
 from desktops.core.cloud import (
     Capabilities,
     Flavor,
+    Host,
     Inventory,
     Job,
     JobState,
@@ -62,6 +63,7 @@ class SimulatedCloud:
             quota=Quota(**seen["quota"]),
             servers=tuple(_server(server) for server in seen["servers"]),
             volumes=tuple(_volume(volume) for volume in seen["volumes"]),
+            hosts=tuple(Host(**host) for host in seen["hosts"]),
         )
 
     def server(self, region: str, server_id: str) -> Server:

@@ -45,6 +45,9 @@ def inventory(m: Moment, *, region: str) -> Any:
             for row in m.rows("SELECT * FROM servers WHERE region = ? ORDER BY name, id", region)
         ],
         "volumes": [volumes.view(row) for row in volume_rows],
+        "hosts": [
+            {"name": host, "is_up": True, "is_enabled": True} for host in servers.hosts(m, region)
+        ],
     }
 
 

@@ -115,7 +115,7 @@ def insert_server(
         task="spawning",
         is_fenced=is_fenced,
         flavor=flavor,
-        host=random.choice(_hosts(m, region)),
+        host=random.choice(hosts(m, region)),
         address=f"10.{sorted(m.world.regions).index(region) % 256}.{octets[0]}.{octets[1]}",
         desktop_key=metadata.get(DESKTOP, ""),
         metadata=json.dumps(metadata),
@@ -184,7 +184,7 @@ def _begin_live_migration(m: Moment, row: sqlite3.Row, key: str) -> None:
         raise BadRequest("a live migration needs a key")
     if not _is(row, ServerStatus.ACTIVE):
         raise _conflict(row, "live-migrated")
-    others = [host for host in _hosts(m, row["region"]) if host != row["host"]]
+    others = [host for host in hosts(m, row["region"]) if host != row["host"]]
     if not others:
         raise Conflict(f"no other host in {row['region']} for server {row['id']}")
     memory_bytes = m.world.flavors[row["flavor"]].memory_bytes
@@ -382,7 +382,7 @@ def _migration(m: Moment, region: str, key: str) -> sqlite3.Row | None:
     return m.row("SELECT * FROM live_migrations WHERE region = ? AND key = ?", region, key)
 
 
-def _hosts(m: Moment, region: str) -> list[str]:
+def hosts(m: Moment, region: str) -> list[str]:
     return [f"{region}-host-{n + 1}" for n in range(m.region(region).hosts)]
 
 
