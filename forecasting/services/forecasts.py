@@ -123,9 +123,9 @@ def _profiles(
 ) -> list[core.ResourceDemandProfile]:
     subjects = [history.subjects[row] for row in rows]
     start = history.start.astimezone(ZoneInfo(subjects[0].time_zone))
-    active = history.active_ratio[rows]
+    active = history.active_ratio[rows].astype(np.float64)
     return core.build_profiles(
-        {name: values[rows] for name, values in history.demand.items()},
+        {name: v[rows].astype(np.float64) for name, v in history.demand.items()},
         active_ratio=active if np.isfinite(active).any() else None,
         start=start,
         pool=[s.pool_id for s in subjects],
