@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from desktops.api import views
+from desktops.api import presence, views
 
 router = SimpleRouter()
 router.register("datasets", views.DatasetViewSet)
@@ -15,5 +15,6 @@ router.register("desktops", views.DesktopViewSet)
 
 urlpatterns = [
     path("events/", views.EventsView.as_view(), name="events"),
+    path("presence/", presence.PresenceView.as_view(), name="presence"),
     *router.urls,
 ]

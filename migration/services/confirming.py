@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import OuterRef, Subquery
+from django.db.models import DateTimeField, ExpressionWrapper, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
 
 from desktops import events
-from desktops.models import Activity, RegionLink, RoundTrip, Site
+from desktops.models import Activity, RegionLink, RoundTrip, Sighting, Site
 from migration.core.advice import ConfirmTerms
 from migration.core.confirmation import (
     Confirmation,
@@ -27,32 +29,52 @@ from migration.plan_input import (
 )
 
 BATCH = 500
+HOUR = timedelta(hours=1)
 
 
 def confirm_seen(*, wall: datetime) -> int:
-    """Hold every transition that waits for confirmation against its user's newest activity.
+    """Hold every transition that waits for confirmation against where its user was seen last.
 
-    Returns how many were confirmed. An hour of activity counts as seen at its end.
+    Returns how many were confirmed. An hour of activity counts as seen at its end; a sighting,
+    which any source that knows of places leaves, at once.
     """
     confirmed = last = 0
-    while waiting := _waiting(after=last):
+    while waiting := _waiting(after=last, wall=wall):
         last = waiting[-1].pk
-        sites = Site.objects.in_bulk({t.seen_site for t in waiting})
+        newest = {row.pk: _newest(row) for row in waiting}
+        sites = Site.objects.in_bulk({seen.site_id for seen in newest.values()})
         for row in waiting:
-            answer = _judge(row, sites[row.seen_site], wall=wall)
+            seen = newest[row.pk]
+            answer = _judge(row, seen, sites[seen.site_id], wall=wall)
             if answer.confirmed and _write(row, answer, at=wall):
                 confirmed += 1
     return confirmed
 
 
-def _waiting(*, after: int) -> Sequence[Transition]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    kind: Evidence
+    at: datetime
+    site_id: int
+
+
+def _waiting(*, after: int, wall: datetime) -> Sequence[Transition]:
     """Approved and unconfirmed transitions whose user was seen somewhere since the plan."""
-    newest = Activity.objects.filter(
+    planned_at = OuterRef("recommendation__plan__as_of")
+    over = ExpressionWrapper(
+        Coalesce(OuterRef("recommendation__plan__dataset__as_of"), Value(wall)) - Value(HOUR),
+        output_field=DateTimeField(),
+    )
+    worked = Activity.objects.filter(
         desktop_user=OuterRef("desktop__desktop_user"),
-        hour__gte=OuterRef("recommendation__plan__as_of"),
+        hour__gte=planned_at,
+        hour__lte=over,
         active_ratio__gt=0,
         site__isnull=False,
     ).order_by("-hour")
+    sighted = Sighting.objects.filter(
+        desktop_user=OuterRef("desktop__desktop_user"), at__gt=planned_at
+    )
     return list(
         Transition.objects.filter(
             pk__gt=after,
@@ -62,23 +84,35 @@ def _waiting(*, after: int) -> Sequence[Transition]:
             recommendation__confirm_terms__isnull=False,
         )
         .annotate(
-            seen_hour=Subquery(newest.values("hour")[:1]),
-            seen_site=Subquery(newest.values("site_id")[:1]),
+            worked_hour=Subquery(worked.values("hour")[:1]),
+            worked_site=Subquery(worked.values("site_id")[:1]),
+            sighted_at=Subquery(sighted.values("at")),
+            sighted_site=Subquery(sighted.values("site_id")),
         )
-        .filter(seen_site__isnull=False)
+        .filter(Q(worked_site__isnull=False) | Q(sighted_site__isnull=False))
         .select_related("recommendation__plan__dataset", "desktop", "pool", "shadow")
         .order_by("pk")[:BATCH]
     )
 
 
-def _judge(row: Transition, site: Site, *, wall: datetime) -> Confirmation:
+def _newest(row: Transition) -> _Seen:
+    """What says where the user is now: whatever was seen before has been overtaken by it."""
+    seen = []
+    if row.worked_site:
+        seen.append(_Seen(Evidence.SIGN_IN, row.worked_hour + HOUR, row.worked_site))
+    if row.sighted_site:
+        seen.append(_Seen(Evidence.PRESENCE, row.sighted_at, row.sighted_site))
+    return max(seen, key=lambda each: each.at)
+
+
+def _judge(row: Transition, seen: _Seen, site: Site, *, wall: datetime) -> Confirmation:
     recommendation = row.recommendation
     assert recommendation is not None
     policy = policy_of(row.pool)
     now = recommendation.plan.dataset.clock(wall=wall)
     return confirm(
         _terms(recommendation),
-        Observation(kind=Evidence.SIGN_IN, at=row.seen_hour + timedelta(hours=1), site=site.label),
+        Observation(kind=seen.kind, at=seen.at, site=site.label),
         _measure(row, site, now=now),
         slo=policy.slo,
         fixed_risk=policy.fixed_risk,
