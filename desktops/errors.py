@@ -3,9 +3,11 @@
 DesktopsError
 ├── InvalidFile      an input file was refused; nothing of it was kept
 ├── NameTaken        the name belongs to something of another kind or data set
+├── NoCloud          the pool is compared with no cloud
 ├── NotPermitted     the viewer may not do this
 ├── Refused          a program's request was refused, with a reason it can read
-└── SourceFailed     a source could not be asked; asking again later helps
+├── SourceFailed     a source could not be asked; asking again later helps
+└── SyncUnderWay     the cloud is being compared already
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ class InvalidFile(DesktopsError):
 
 class NameTaken(DesktopsError):
     """The name belongs to something of another kind or data set."""
+
+
+class NoCloud(DesktopsError):
+    """The pool is compared with no cloud."""
 
 
 class NotPermitted(DesktopsError):
@@ -42,3 +48,7 @@ class Refused(DesktopsError):
 
 class SourceFailed(DesktopsError):
     """A source could not be asked, or answered with what is no answer."""
+
+
+class SyncUnderWay(DesktopsError):
+    """The cloud is being compared already; its outcome will be there soon."""

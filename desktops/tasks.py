@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import shared_task
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 
-from desktops.clouds.registry import get_cloud
-from desktops.models import Pool
+from desktops.core.cloud import CloudError
+from desktops.errors import SyncUnderWay
 from desktops.services import inventory
 from desktops.services.batches import settle
 from desktops.services.rollups import roll_up
 
+log = logging.getLogger(__name__)
+SYNC_EXPIRES_S = 300
+
 
 @shared_task
-def sync_inventory(cloud: str, pool_id: int) -> None:
-    pool = Pool.objects.select_related("dataset").get(pk=pool_id)
-    inventory.sync_inventory(cloud=get_cloud(cloud), pool=pool, at=timezone.now())
+def sync_inventories() -> None:
+    """Each cloud on its own, so that one that does not answer holds up no other."""
+    for cloud in inventory.clouds_with_pools():
+        sync_cloud.apply_async(args=[cloud], expires=SYNC_EXPIRES_S)
+
+
+@shared_task
+def sync_cloud(cloud: str) -> None:
+    try:
+        inventory.sync_cloud(name=cloud, at=timezone.now())
+    except (CloudError, ImproperlyConfigured, SyncUnderWay) as error:
+        log.warning("inventory of %s: %s", cloud, error)
 
 
 # Enough for a minute of a large fleet; whatever is left is for the next run.

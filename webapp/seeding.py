@@ -288,6 +288,8 @@ def _write_pools(dataset: Dataset, world: _World) -> dict[str, Pool]:
         pools[name] = Pool.objects.create(
             dataset=dataset,
             name=name,
+            cloud=CLOUD,
+            server_names="demo-*",
             gateway="simulator",
             image=IMAGE,
             gravity_region=world.regions[gravity] if gravity else None,

@@ -192,12 +192,15 @@ CELERY_TASK_CREATE_MISSING_QUEUES = True
 CELERY_TASK_ROUTES = {
     "forecasting.tasks.*": {"queue": "bulk"},
     "migration.tasks.plan_*": {"queue": "bulk"},
+    "desktops.tasks.sync_*": {"queue": "bulk"},
+    "desktops.tasks.replay_*": {"queue": "bulk"},
 }
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
 PERIODIC_TASKS = [
     ("migration.tasks.sweep_transitions", 1.0),
     ("migration.tasks.confirm_seen", 15.0),
     ("migration.tasks.expire_recommendations", 60.0),
+    ("desktops.tasks.sync_inventories", 300.0),
     ("desktops.tasks.settle_batches", 2.0),
     ("desktops.tasks.roll_up_hours", 60.0),
 ]

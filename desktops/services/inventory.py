@@ -1,72 +1,211 @@
-"""What a cloud holds, written into the tables: regions, flavors, and the desktops of a pool.
+"""What a cloud holds, compared with the tables: regions, flavors, quotas, and pools' desktops.
 
-Nothing is ever deleted: a server the cloud no longer lists makes its desktop `missing`, and a
-region that cannot be listed leaves its rows as they were.
+One listing of a cloud serves all of its pools. Nothing is ever deleted: a desktop whose server is
+no longer listed becomes `missing`, and a region that cannot be listed leaves its rows as they
+were. How a pool differs from its cloud is in its drifts (desktops.services.drifts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from django.db import transaction
-from django.utils.text import slugify
+from celery import current_app
+from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connection, transaction
 
 from desktops import events
-from desktops.core.cloud import Cloud, CloudError, Inventory, Server, ServerStatus
-from desktops.models import Desktop, Flavor, FlavorPrice, Pool, Region
+from desktops.clouds.registry import get_cloud
+from desktops.core.cloud import Cloud, CloudError, Inventory
+from desktops.errors import NoCloud, NotPermitted, SyncUnderWay
+from desktops.models import Drift, Flavor, FlavorPrice, InventorySync, Pool, Region, RegionState
+from desktops.selectors import pools_for
+from desktops.services.drifts import Found, compare, write_drifts
 
 MICROS = 1_000_000
+OPERATE = "migration.operate_transition"
+SYNC = "desktops.tasks.sync_cloud"
+# With the hash of its name: one comparison of a cloud at a time.
+SYNC_LOCK = 0x73796E63
+FAILURE_LENGTH = 500
+FLAVOR_NAME_LENGTH = 80
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
-    """Names of what differed from the tables.
+class Synced:
+    """How one pool differed from its cloud; names of desktops, servers and regions.
 
-    added : desktops that were not known; changed : moved by others, started, stopped, resized
-    missing : no longer listed; failed : regions that could not be listed, with the reason
+    added : became desktops; changed : moved by others, started, stopped, resized
+    missing : no longer listed; unknown : listed, and nobody's
+    failed : regions that could not be listed, with the reason
     """
 
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    missing: tuple[str, ...]
-    failed: tuple[str, ...]
+    pool: Pool
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
-def sync_inventory(*, cloud: Cloud, pool: Pool, at: datetime) -> Drift:
-    """Bring the tables in step with what the cloud lists; its servers become the pool's desktops.
+def clouds_with_pools() -> list[str]:
+    """Names of the clouds that some pool is compared with."""
+    return sorted(set(Pool.objects.exclude(cloud="").values_list("cloud", flat=True)))
 
-    A desktop on the move is left alone: its transition knows better. Raises CloudError only when
-    not even the regions can be named.
+
+def request_sync(*, pool_id: int, actor: AbstractUser, at: datetime) -> None:
+    """Ask for a comparison of the pool's cloud; a worker makes it. Raises NotPermitted, NoCloud."""
+    pool = pools_for(actor).filter(pk=pool_id).first()
+    if pool is None or not actor.has_perm(OPERATE):
+        raise NotPermitted("Only an operator of this pool may have it compared with its cloud.")
+    if not pool.cloud:
+        raise NoCloud(f"{pool.label} is compared with no cloud: name one in its settings.")
+    with transaction.atomic():
+        events.record(
+            kind="inventory.requested",
+            subject=pool,
+            at=at,
+            pool_id=pool.pk,
+            actor=actor.get_username(),
+            cloud=pool.cloud,
+        )
+        name = pool.cloud
+        transaction.on_commit(lambda: current_app.send_task(SYNC, args=[name]), robust=True)
+
+
+def sync_cloud(*, name: str, at: datetime) -> list[Synced]:
+    """`sync_inventory` of the cloud that CLOUDS calls `name`, unless one is under way.
+
+    What went wrong is written to each pool's InventorySync before it is raised: CloudError,
+    ImproperlyConfigured, SyncUnderWay (nothing is written for that one).
     """
-    listed: list[Inventory] = []
-    failed = []
+    with _alone(name):
+        try:
+            return sync_inventory(cloud=get_cloud(name), at=at)
+        except (CloudError, ImproperlyConfigured) as error:
+            _note_failure(name, str(error), at)
+            raise
+        except Exception:
+            _note_failure(name, "An unexpected error; the worker's log has the details.", at)
+            raise
+
+
+def sync_inventory(*, cloud: Cloud, at: datetime) -> list[Synced]:
+    """Bring the tables in step with what the cloud lists, for all of its pools.
+
+    A server that fits the names of exactly one pool becomes its desktop. A desktop on the move
+    is left alone: its transition knows better. Raises CloudError when not even the regions can
+    be named.
+    """
+    listed, unlisted = _list(cloud)
+    with transaction.atomic():
+        pools = list(Pool.objects.filter(cloud=cloud.name).select_related("dataset").order_by("pk"))
+        regions = _write_regions(cloud, listed)
+        flavors = _write_flavors(cloud, listed, regions)
+        _write_states(listed, regions, at)
+        found = compare(
+            cloud=cloud.name,
+            pools=pools,
+            listed=listed,
+            unlisted=unlisted,
+            regions=regions,
+            flavors=flavors,
+            began_at=at,
+        )
+        return [_write_sync(pool, found[pool.pk], unlisted, at) for pool in pools]
+
+
+def _list(cloud: Cloud) -> tuple[list[Inventory], dict[str, str]]:
+    """What each region holds; region → the reason where it could not be listed."""
+    listed, unlisted = [], {}
     for name in cloud.regions():
         try:
             listed.append(cloud.inventory(name))
         except CloudError as error:
-            failed.append(f"{name}: {error}")
+            unlisted[name] = str(error)
+    return listed, unlisted
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """A lock of this connection's, so that it goes with a worker that dies."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [SYNC_LOCK, name])
+        (is_ours,) = cursor.fetchone()
+    if not is_ours:
+        raise SyncUnderWay(f"Cloud {name} is being compared already.")
+    try:
+        yield
+    finally:
+        # A connection that broke has let go of it by itself.
+        with suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SYNC_LOCK, name])
+
+
+def _note_failure(cloud: str, failure: str, at: datetime) -> None:
+    """Everything else stays as the last success left it."""
+    failure = failure[:FAILURE_LENGTH]
     with transaction.atomic():
-        regions = _write_regions(cloud, listed)
-        flavors = _write_flavors(cloud, listed, regions)
-        drift = _write_desktops(pool, listed, regions, flavors)
+        for pool in Pool.objects.filter(cloud=cloud).order_by("pk"):
+            sync, _ = InventorySync.objects.get_or_create(
+                pool=pool, defaults={"cloud": cloud, "attempted_at": at}
+            )
+            is_news = sync.failure != failure
+            sync.cloud, sync.attempted_at, sync.failure = cloud, at, failure
+            sync.save()
+            if is_news:
+                events.record(
+                    kind="inventory.failed",
+                    subject=pool,
+                    at=at,
+                    pool_id=pool.pk,
+                    cloud=cloud,
+                    reason=failure,
+                )
+
+
+def _write_sync(pool: Pool, found: Found, unlisted: dict[str, str], at: datetime) -> Synced:
+    before = InventorySync.objects.filter(pool=pool).first()
+    sync, _ = InventorySync.objects.update_or_create(
+        pool=pool,
+        defaults={"cloud": pool.cloud, "attempted_at": at, "succeeded_at": at, "failure": ""},
+    )
+    is_new_drift = write_drifts(sync, found.drifts, unlisted=set(unlisted), at=at)
+    names = found.names
+    synced = Synced(
+        pool=pool,
+        added=found.added,
+        changed=names(Drift.Kind.CHANGED),
+        missing=names(Drift.Kind.VANISHED),
+        unknown=names(Drift.Kind.UNKNOWN),
+        failed=tuple(f"{name}: {reason}" for name, reason in unlisted.items()),
+    )
+    # Every few minutes nothing has happened; an event for ever is for when something has.
+    if before is None or before.failure or found.added or is_new_drift:
         events.record(
             kind="inventory.synced",
             subject=pool,
             at=at,
             pool_id=pool.pk,
-            cloud=cloud.name,
-            added=len(drift.added),
-            changed=len(drift.changed),
-            missing=len(drift.missing),
-            failed=failed,
+            cloud=pool.cloud,
+            added=len(synced.added),
+            changed=len(synced.changed),
+            missing=len(synced.missing),
+            unknown=len(synced.unknown),
+            failed=list(synced.failed),
         )
-    return Drift(drift.added, drift.changed, drift.missing, tuple(failed))
+    return synced
 
 
 def _write_regions(cloud: Cloud, listed: Iterable[Inventory]) -> dict[str, Region]:
+    """By name, those of the cloud that were ever listed."""
     Region.objects.bulk_create(
         (Region(cloud=cloud.name, name=i.region, label=i.region) for i in listed),
         ignore_conflicts=True,
@@ -75,9 +214,15 @@ def _write_regions(cloud: Cloud, listed: Iterable[Inventory]) -> dict[str, Regio
 
 
 def _write_flavors(
-    cloud: Cloud, listed: Iterable[Inventory], regions: dict[str, Region]
+    cloud: Cloud, listed: Sequence[Inventory], regions: dict[str, Region]
 ) -> dict[str, Flavor]:
-    offered = {flavor.name: flavor for inventory in listed for flavor in inventory.flavors}
+    # One absurd name must not keep a whole fleet from being compared.
+    offered = {
+        flavor.name: flavor
+        for inventory in listed
+        for flavor in inventory.flavors
+        if len(flavor.name) <= FLAVOR_NAME_LENGTH
+    }
     Flavor.objects.bulk_create(
         (
             Flavor(cloud=cloud.name, name=f.name, vcpus=f.vcpus, memory_bytes=f.memory_bytes)
@@ -97,7 +242,7 @@ def _write_flavors(
             )
             for inventory in listed
             for f in inventory.flavors
-            if f.price_per_hour_micros is not None
+            if f.price_per_hour_micros is not None and f.name in offered
         ),
         update_conflicts=True,
         unique_fields=("flavor", "region"),
@@ -106,105 +251,22 @@ def _write_flavors(
     return flavors
 
 
-def _write_desktops(
-    pool: Pool,
-    listed: list[Inventory],
-    regions: dict[str, Region],
-    flavors: dict[str, Flavor],
-) -> Drift:
-    seen_regions = [regions[inventory.region] for inventory in listed]
-    sizes = {v.id: v.size_bytes for inventory in listed for v in inventory.volumes}
-    held = (
-        Desktop.objects.select_for_update(of=("self",))
-        .filter(region__in=seen_regions)
-        .exclude(server_id="")
+QUOTA = ("servers", "vcpus", "memory_bytes", "volume_bytes")
+STATE_FIELDS = tuple(name for limit in QUOTA for name in (limit, f"{limit}_used"))
+
+
+def _write_states(listed: Iterable[Inventory], regions: dict[str, Region], at: datetime) -> None:
+    RegionState.objects.bulk_create(
+        (
+            RegionState(
+                region=regions[inventory.region],
+                observed_at=at,
+                hosts=[asdict(host) for host in inventory.hosts],
+                **{name: getattr(inventory.quota, name) for name in STATE_FIELDS},
+            )
+            for inventory in listed
+        ),
+        update_conflicts=True,
+        unique_fields=("region",),
+        update_fields=("observed_at", "hosts", *STATE_FIELDS),
     )
-    known = {desktop.server_id: desktop for desktop in held if desktop.pool_id == pool.pk}
-    others = {desktop.server_id for desktop in held if desktop.pool_id != pool.pk}
-    on_the_move = _servers_on_the_move()
-    added, changed = [], []
-    seen = set()
-    for inventory in listed:
-        for server in inventory.servers:
-            seen.add(server.id)
-            desktop = known.get(server.id)
-            if server.id in others or (desktop is None and server.id in on_the_move):
-                continue
-            if desktop is None:
-                added.append(_new_desktop(pool, server, regions, flavors, sizes))
-            elif _update(desktop, server, regions, flavors):
-                changed.append(desktop)
-    missing = [
-        desktop
-        for desktop in known.values()
-        if desktop.server_id not in seen
-        and desktop.region in seen_regions
-        and desktop.state != Desktop.State.MISSING
-    ]
-    for desktop in missing:
-        desktop.state = Desktop.State.MISSING
-    # By name only: transitions are told of further up the house, and their rows reach down here.
-    moving = set(
-        Desktop.objects.filter(
-            pool=pool, transitions__isnull=False, transitions__finished_at__isnull=True
-        ).values_list("pk", flat=True)
-    )
-    Desktop.objects.bulk_create(added, ignore_conflicts=True)
-    Desktop.objects.bulk_update(
-        [d for d in (*changed, *missing) if d.pk not in moving], ("state", "region", "flavor")
-    )
-    return Drift(
-        tuple(d.key for d in added),
-        tuple(d.key for d in changed if d.pk not in moving),
-        tuple(d.key for d in missing if d.pk not in moving),
-        (),
-    )
-
-
-def _servers_on_the_move() -> set[str]:
-    """Sources and destinations of unfinished moves: half a desktop each, and no new one."""
-    moves = Desktop.objects.filter(
-        transitions__isnull=False, transitions__finished_at__isnull=True
-    ).values_list("transitions__source_server_id", "transitions__dest_server_id")
-    return {server_id for move in moves for server_id in move} - {""}
-
-
-def _new_desktop(
-    pool: Pool,
-    server: Server,
-    regions: dict[str, Region],
-    flavors: dict[str, Flavor],
-    sizes: dict[str, int],
-) -> Desktop:
-    volume_id = server.volume_ids[0] if server.volume_ids else ""
-    return Desktop(
-        dataset=pool.dataset,
-        pool=pool,
-        key=slugify(f"{server.name}-{server.id[:8]}"),
-        label=server.name,
-        region=regions[server.region],
-        flavor=flavors.get(server.flavor),
-        server_id=server.id,
-        volume_id=volume_id,
-        volume_bytes=sizes.get(volume_id, 0),
-        state=_state(server),
-    )
-
-
-def _update(
-    desktop: Desktop, server: Server, regions: dict[str, Region], flavors: dict[str, Flavor]
-) -> bool:
-    observed = (
-        _state(server),
-        regions[server.region].pk,
-        flavors[server.flavor].pk if server.flavor in flavors else desktop.flavor_id,
-    )
-    if observed == (desktop.state, desktop.region_id, desktop.flavor_id):
-        return False
-    desktop.state, desktop.region_id, desktop.flavor_id = observed
-    return True
-
-
-def _state(server: Server) -> Desktop.State:
-    running = server.status in (ServerStatus.ACTIVE, ServerStatus.MIGRATING, ServerStatus.BUILD)
-    return Desktop.State.RUNNING if running else Desktop.State.STOPPED

@@ -7,9 +7,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError
 from django.db.models import Max, Min
+from django.utils import timezone
 
 from desktops.clouds.registry import get_cloud
-from desktops.models import Activity, Dataset, Desktop, DesktopUser, Event, Pool, RoundTrip
+from desktops.models import (
+    Activity,
+    Dataset,
+    Desktop,
+    DesktopUser,
+    Drift,
+    Event,
+    FlavorPrice,
+    Pool,
+    RoundTrip,
+)
+from desktops.services.inventory import Synced, sync_inventory
 from tests.support.simulator import SimulatorProcess
 from webapp.seeding import seed
 
@@ -41,6 +53,18 @@ def test_the_demo_fleet_is_written_and_placed(simulated: SimulatorProcess) -> No
     written = {(d.server_id, d.region.name) for d in Desktop.objects.select_related("region")}
     assert running == written
     assert len({region for _, region in written}) == 5
+
+
+@pytest.mark.django_db
+def test_comparing_the_new_fleet_with_its_cloud_finds_nothing(simulated: SimulatorProcess) -> None:
+    seed_shortly()
+    rows = (Desktop.objects.order_by("pk"), FlavorPrice.objects.order_by("pk"))
+    before = [list(table.values()) for table in rows]
+
+    synced = sync_inventory(cloud=get_cloud("simulated"), at=timezone.now())
+    assert synced == [Synced(pool) for pool in Pool.objects.order_by("pk")]
+    assert [list(table.values()) for table in rows] == before
+    assert not Drift.objects.exists()
 
 
 @pytest.mark.django_db

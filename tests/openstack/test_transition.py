@@ -39,7 +39,9 @@ def pool(cloud: OpenStackCloud, settings: Any) -> Iterator[Pool]:
     settings.CLOUDS = {cloud.name: {"driver": "desktops.clouds.openstack", "options": options}}
     registry.get_cloud.cache_clear()
     dataset = Dataset.objects.create(name="live", label="Live", kind=Dataset.Kind.LIVE)
-    yield Pool.objects.create(dataset=dataset, name="live", label="Live", commit_window_s=0)
+    yield Pool.objects.create(
+        dataset=dataset, name="live", label="Live", cloud=cloud.name, commit_window_s=0
+    )
     registry.get_cloud.cache_clear()
 
 
@@ -47,7 +49,7 @@ def approve_over_rest(
     pool: Pool, cloud: OpenStackCloud, server: Server, *, to: str, strategy: Strategy
 ) -> Transition:
     """Sync the inventory, recommend the move, and approve it as a signed-in approver."""
-    sync_inventory(cloud=cloud, pool=pool, at=timezone.now())
+    sync_inventory(cloud=cloud, at=timezone.now())
     now = timezone.now()
     generation = Generation.objects.create(
         dataset=pool.dataset,
