@@ -31,7 +31,7 @@ class Stored:
 
     duplicates : were there already, and are not stored again
     stored_lines : the lines of what was stored, shape (rows,)
-    rejected : line → the reason, in quarantine
+    rejected : line → the reason, in quarantine; details : the same as a sentence
     """
 
     rows: int
@@ -39,6 +39,7 @@ class Stored:
     duplicates: int
     stored_lines: IntArray
     rejected: dict[int, str]
+    details: dict[int, str]
 
 
 def ensure_source(*, pool: Pool, kind: Source.Kind, name: str = "") -> Source:
@@ -66,7 +67,8 @@ def store(
         id, key or server name, sites by code
     cursor_at : how far a pulled source has been asked, written with its samples
     makes_people : somebody unknown is made a person of the pool, instead of refused
-    quarantines : keep what is refused; a replay keeps the row that it replays
+    quarantines : keep what is refused. Not so for a replay: that keeps the row it replays, and
+        says nothing of how the source itself is doing
     """
     with transaction.atomic():
         # Also the lock under which write_samples finds what is there already.
@@ -82,13 +84,15 @@ def store(
         stored = write_samples(source=source, rows=rows, at=wall)
         if quarantines:
             _quarantine(source, samples, rejections, resolver, wall)
-        _report(source, stored, rejections, wall=wall, cursor_at=cursor_at)
+            _report(source, rejections, wall=wall, cursor_at=cursor_at)
+        _count(source, stored)
     return Stored(
         rows=len(stored),
         rejected_rows=rejections.rejected,
         duplicates=len(rows) - len(stored),
         stored_lines=stored.line,
         rejected=rejections.codes,
+        details=dict(rejections.first),
     )
 
 
@@ -263,24 +267,24 @@ def _as_json(samples: Samples, row: int, resolver: _Resolver) -> dict[str, objec
 
 
 def _report(
-    source: Source,
-    stored: Rows,
-    rejections: Rejections,
-    *,
-    wall: datetime,
-    cursor_at: datetime | None,
+    source: Source, rejections: Rejections, *, wall: datetime, cursor_at: datetime | None
 ) -> None:
     """How the source is doing, for the page."""
     changes: dict[str, object] = {
         "last_attempt_at": wall,
         "last_success_at": wall,
         "last_error": "",
-        "rows": F("rows") + len(stored),
         "rejected_rows": F("rejected_rows") + rejections.rejected,
     }
     if cursor_at is not None:
         changes["cursor_at"] = cursor_at
-    if len(stored):
-        newest = datetime.fromtimestamp(int(stored.unix_s.max()), UTC)
-        changes["newest_at"] = Greatest(F("newest_at"), Value(newest))
     Source.objects.filter(pk=source.pk).update(**changes)
+
+
+def _count(source: Source, stored: Rows) -> None:
+    if not len(stored):
+        return
+    newest = datetime.fromtimestamp(int(stored.unix_s.max()), UTC)
+    Source.objects.filter(pk=source.pk).update(
+        rows=F("rows") + len(stored), newest_at=Greatest(F("newest_at"), Value(newest))
+    )
