@@ -64,9 +64,9 @@ class SitePositions:
         return self.codes[int(order[0])]
 
 
-def may_be_anywhere(address: str) -> bool:
+def may_be_anywhere(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Private and reserved addresses, which a database of the internet says nothing true of."""
-    return not ipaddress.ip_address(address).is_global
+    return not address.is_global
 
 
 def position_of(record: object) -> Position | None:

@@ -17,6 +17,7 @@ MOST_PROBLEMS = 20
 SURPLUS = "values beyond the header"
 MAPPED = 0xFFFF  # before the last 32 bits of an IPv6 address: those are an IPv4 address
 BITS = {4: 32, 6: 128}
+ADDRESS = {4: ipaddress.IPv4Address, 6: ipaddress.IPv6Address}
 NETWORK = {4: ipaddress.IPv4Network, 6: ipaddress.IPv6Network}
 
 

@@ -19,9 +19,11 @@ from django.db import connection, transaction
 
 from desktops.core.geoip import SitePositions, may_be_anywhere, position_of
 from desktops.core.networks import (
+    ADDRESS,
     InvalidNetworks,
     Network,
     NetworkTable,
+    parse_address,
     read_networks,
     told,
 )
@@ -56,11 +58,12 @@ class SiteFinder:
 
     def _by_geoip(self, address: str) -> str | None:
         assert self.geoip is not None
-        address = address.partition("%")[0]
-        if may_be_anywhere(address):
+        version, number = parse_address(address)
+        plain = ADDRESS[version](number)
+        if may_be_anywhere(plain):
             return None
         try:
-            position = position_of(self.geoip.get(address))
+            position = position_of(self.geoip.get(plain))
         except maxminddb.InvalidDatabaseError as error:
             logger.error("The GeoIP database is damaged: %s", error)
             return None
