@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from desktops.clouds import registry as clouds
+from desktops.services import locating
 from migration.gateways import registry as gateways
 from tests.support.simulator import SimulatorProcess, simulator
+
+
+@pytest.fixture(autouse=True)
+def _no_remembered_sites() -> None:
+    """The sites of addresses are remembered for seconds, longer than a test's database lasts."""
+    locating.forget_sites()
 
 
 @pytest.fixture

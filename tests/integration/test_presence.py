@@ -55,11 +55,8 @@ NOTICES = IntegrationToken.Scope.NOTICES
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    locating.forget_sites()
+def _not_rung_yet() -> None:
     cache.delete("presence.rung")
-    yield
-    locating.forget_sites()
 
 
 @pytest.fixture
