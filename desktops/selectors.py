@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Viewer = AbstractUser | AnonymousUser
 
+OPERATE = "migration.operate_transition"
+
 # "Now" for where somebody is: an older observation says nothing about the present.
 PRESENCE = timedelta(hours=24)
 
@@ -37,6 +39,11 @@ def is_fleet_admin(viewer: Viewer) -> bool:
 
 def may_see_names(viewer: Viewer) -> bool:
     return viewer.has_perm("desktops.view_names")
+
+
+def may_operate(viewer: Viewer) -> bool:
+    """By name: the permission is declared further up the house."""
+    return viewer.has_perm(OPERATE)
 
 
 def pools_for(viewer: Viewer) -> QuerySet[Pool]:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from desktops.core.cloud import CloudError
 from desktops.errors import SyncUnderWay
-from desktops.services import inventory
+from desktops.services import inventory, quarantine
 from desktops.services.batches import settle
 from desktops.services.rollups import roll_up
 
@@ -46,3 +46,8 @@ def settle_batches() -> None:
 @shared_task
 def roll_up_hours() -> None:
     roll_up(until=timezone.now(), most=HOURS_PER_RUN)
+
+
+@shared_task
+def replay_quarantine(source_id: int, reason: str, by: str) -> None:
+    quarantine.replay(source_id=source_id, reason=reason, by=by, clock=timezone.now)

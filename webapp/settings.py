@@ -233,10 +233,14 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     # Many things have a state, each its own.
     "ENUM_NAME_OVERRIDES": {
+        "DatasetKind": "desktops.models.Dataset.Kind",
         "DesktopState": "desktops.models.Desktop.State",
+        "DriftKind": "desktops.models.Drift.Kind",
         "GenerationState": "forecasting.models.Generation.State",
+        "QuarantineState": "desktops.models.QuarantinedRow.State",
         "RecommendationState": "migration.models.Recommendation.State",
         "ShadowState": "migration.models.Shadow.State",
+        "SourceKind": "desktops.models.Source.Kind",
         "TransitionState": "migration.api.serializers.STATES",
     },
 }

@@ -13,6 +13,7 @@ from desktops.models import (
     DesktopUser,
     Flavor,
     FlavorPrice,
+    InventorySync,
     Pool,
     Region,
     Site,
@@ -100,8 +101,18 @@ class BriefPoolSerializer(serializers.ModelSerializer):
         fields = ("id", "name", "label")
 
 
+class InventorySyncSerializer(serializers.ModelSerializer):
+    """The newest comparison of a pool with its cloud; `failure` is empty when that succeeded."""
+
+    class Meta:
+        model = InventorySync
+        fields = ("cloud", "attempted_at", "succeeded_at", "failure")
+
+
 class PoolSerializer(serializers.ModelSerializer):
     """A pool and its policy; penalties and gains in `currency`."""
+
+    inventory = InventorySyncSerializer(allow_null=True)
 
     dataset = BriefDatasetSerializer()
     residency = BriefRegionSerializer(many=True)
@@ -114,6 +125,9 @@ class PoolSerializer(serializers.ModelSerializer):
             "name",
             "label",
             "dataset",
+            "cloud",
+            "server_names",
+            "inventory",
             "gateway",
             "image",
             "cutover_mode",

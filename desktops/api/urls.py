@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from desktops.api import presence, views
+from desktops.api import inflow, presence, views
 
 router = SimpleRouter()
 router.register("datasets", views.DatasetViewSet)
@@ -12,6 +12,9 @@ router.register("sites", views.SiteViewSet)
 router.register("pools", views.PoolViewSet)
 router.register("people", views.PersonViewSet)
 router.register("desktops", views.DesktopViewSet)
+router.register("sources", inflow.SourceViewSet)
+router.register("drifts", inflow.DriftViewSet)
+router.register("quarantine", inflow.QuarantineViewSet)
 
 urlpatterns = [
     path("events/", views.EventsView.as_view(), name="events"),

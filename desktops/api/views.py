@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_view
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -14,8 +16,11 @@ from rest_framework.viewsets import ReadOnlyModelViewSet
 from desktops import selectors
 from desktops.api import serializers
 from desktops.api.filters import TEXT, ByColumns, choice
+from desktops.api.permissions import holds
+from desktops.errors import NoCloud
 from desktops.events import message_for
 from desktops.models import Dataset, Desktop, DesktopUser, Pool, Region, Site
+from desktops.services.inventory import request_sync
 
 IN_POOL = {"pool": ("pool__name", TEXT), "dataset": ("dataset__name", TEXT)}
 
@@ -69,7 +74,25 @@ class PoolViewSet(ReadOnlyViewSet):
 
     def get_queryset(self) -> QuerySet[Pool]:
         pools = selectors.pools_for(self.request.user)
-        return pools.select_related("dataset", "gravity_region").prefetch_related("residency")
+        related = pools.select_related("dataset", "gravity_region", "inventory")
+        return related.prefetch_related("residency")
+
+    @extend_schema(
+        request=None,
+        responses={
+            202: OpenApiResponse(description="Asked for; `inventory` says when it was done."),
+            403: OpenApiResponse(description="The role does not allow it."),
+            409: OpenApiResponse(description="The pool is compared with no cloud."),
+        },
+    )
+    @action(detail=True, methods=["post"], permission_classes=[holds(selectors.OPERATE)])
+    def sync(self, request: Request, pk: str) -> Response:
+        """Have the pool compared with its cloud."""
+        try:
+            request_sync(pool_id=self.get_object().pk, actor=request.user, at=timezone.now())
+        except NoCloud as error:
+            return Response({"detail": str(error)}, status=409)
+        return Response(status=202)
 
 
 class PersonViewSet(ReadOnlyViewSet):

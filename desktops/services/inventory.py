@@ -24,11 +24,10 @@ from desktops.clouds.registry import get_cloud
 from desktops.core.cloud import Cloud, CloudError, Inventory
 from desktops.errors import NoCloud, NotPermitted, SyncUnderWay
 from desktops.models import Drift, Flavor, FlavorPrice, InventorySync, Pool, Region, RegionState
-from desktops.selectors import pools_for
+from desktops.selectors import may_operate, pools_for
 from desktops.services.drifts import Found, compare, write_drifts
 
 MICROS = 1_000_000
-OPERATE = "migration.operate_transition"
 SYNC = "desktops.tasks.sync_cloud"
 # With the hash of its name: one comparison of a cloud at a time.
 SYNC_LOCK = 0x73796E63
@@ -63,7 +62,7 @@ def clouds_with_pools() -> list[str]:
 def request_sync(*, pool_id: int, actor: AbstractUser, at: datetime) -> None:
     """Ask for a comparison of the pool's cloud; a worker makes it. Raises NotPermitted, NoCloud."""
     pool = pools_for(actor).filter(pk=pool_id).first()
-    if pool is None or not actor.has_perm(OPERATE):
+    if pool is None or not may_operate(actor):
         raise NotPermitted("Only an operator of this pool may have it compared with its cloud.")
     if not pool.cloud:
         raise NoCloud(f"{pool.label} is compared with no cloud: name one in its settings.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zoneinfo
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django import template
 from django.utils.html import format_html
@@ -37,6 +38,15 @@ COLOURS = {
     "starting": "azure",
     "reconnecting": "azure",
     "verifying": "azure",
+    "ok": "green",
+    "late": "orange",
+    "failing": "red",
+    "vanished": "red",
+    "unlisted": "orange",
+    "unknown": "yellow",
+    "changed": "azure",
+    "held": "yellow",
+    "replayed": "green",
 }
 
 
@@ -74,6 +84,12 @@ def bytes_size(value: float | None) -> str:
 def memory_size(value: int | None) -> str:
     """Binary units, as memory is sold: 17179869184 → "16 GiB"."""
     return NONE if value is None else f"{value / 2**30:.3g} GiB"
+
+
+@register.filter
+def number(value: int | None) -> str:
+    """12345 → "12,345"."""
+    return NONE if value is None else f"{value:,}"
 
 
 @register.filter
@@ -177,3 +193,18 @@ def command(name: str) -> str:
 def words(name: str) -> str:
     """A key as words: "stop_source" → "Stop source"."""
     return name.replace("_", " ").replace(".", " ").capitalize()
+
+
+@register.filter
+def serving(hosts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a region's hosts that are up and take servers."""
+    return [host for host in hosts if host["is_up"] and host["is_enabled"]]
+
+
+@register.filter
+def observed_at(row: dict[str, Any]) -> datetime | None:
+    """When a row in quarantine says it was observed; None when that is no time at all."""
+    try:
+        return datetime.fromtimestamp(row["at"], UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None

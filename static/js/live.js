@@ -4,6 +4,8 @@
 // once, so on a gap, on every (re)connection and every CATCH_UP_MS the browser asks what it has
 // missed. An element says what it shows, and where to get it anew, e.g.
 //   <div data-live="transition:12 desktop:d-7" data-live-src="/transitions/12/?part=live">
+// What changes without an event (how late a source is) asks for a look every so often as well:
+//   <div data-live="source:*" data-live-src="…" data-live-poll="15000">
 // Inside, only elements with data-part and an id that changed are replaced, so that a button keeps
 // the focus and a click is never lost to an update that left it alone.
 "use strict";
@@ -196,6 +198,12 @@
     const said = fresh.querySelector("[data-announce]")?.dataset.announce;
     const region = element.querySelector("[data-announcer]");
     if (region && said && region.textContent !== said) region.textContent = said;
+  }
+
+  for (const element of document.querySelectorAll("[data-live-poll]")) {
+    setInterval(() => {
+      if (!document.hidden && !isSignedOut) refresh(element);
+    }, Number(element.dataset.livePoll));
   }
 
   connect();

@@ -10,7 +10,15 @@ from tests.support.rows import Rows, make_rows
 
 pytestmark = pytest.mark.django_db
 
-LISTS = ("/", "/people/", "/desktops/", "/plan/", "/transitions/")
+LISTS = (
+    "/",
+    "/people/",
+    "/desktops/",
+    "/plan/",
+    "/transitions/",
+    "/sources/",
+    "/sources/quarantine/",
+)
 
 
 @pytest.fixture
@@ -42,6 +50,7 @@ def pages_of(rows: Rows) -> list[str]:
         f"/profiles/{profile}/whereabouts.json",
         f"/profiles/{profile}/map.json",
         f"/datasets/{rows.dataset.pk}/map.json",
+        f"/sources/pools/{rows.pool.pk}/",
     ]
 
 
@@ -160,6 +169,7 @@ def posts_of(rows: Rows) -> dict[str, str]:
         "resume": f"/transitions/{transition.pk}/resume/",
         "forecast": f"/datasets/{rows.dataset.pk}/forecast/",
         "plan": f"/datasets/{rows.dataset.pk}/plan/",
+        "sync": f"/sources/pools/{rows.pool.pk}/sync/",
     }
 
 
@@ -170,7 +180,7 @@ APPROVERS_ONLY = {"approve", "reject", "confirm"}
     ("roles", "refused"),
     [
         ((), set()),
-        (("viewer",), APPROVERS_ONLY | {"cancel", "resume", "forecast", "plan"}),
+        (("viewer",), APPROVERS_ONLY | {"cancel", "resume", "forecast", "plan", "sync"}),
         (("operator",), APPROVERS_ONLY),
         (("admin",), APPROVERS_ONLY),
         (("approver",), set()),
