@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from desktops.api import inflow, presence, views
+from desktops.api.notices import NoticeViewSet
 
 router = SimpleRouter()
 router.register("datasets", views.DatasetViewSet)
@@ -12,6 +13,7 @@ router.register("sites", views.SiteViewSet)
 router.register("pools", views.PoolViewSet)
 router.register("people", views.PersonViewSet)
 router.register("desktops", views.DesktopViewSet)
+router.register("notices", NoticeViewSet)
 router.register("sources", inflow.SourceViewSet)
 router.register("drifts", inflow.DriftViewSet)
 router.register("quarantine", inflow.QuarantineViewSet)
