@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from desktops.api import inflow, presence, views
+from desktops.api import agent, inflow, presence, views
 from desktops.api.notices import NoticeViewSet
 
 router = SimpleRouter()
@@ -21,5 +21,10 @@ router.register("quarantine", inflow.QuarantineViewSet)
 urlpatterns = [
     path("events/", views.EventsView.as_view(), name="events"),
     path("presence/", presence.PresenceView.as_view(), name="presence"),
+    path("agent/enrol/", agent.EnrolView.as_view(), name="agent_enrol"),
+    path("agent/batches/", agent.BatchesView.as_view(), name="agent_batches"),
+    path("agent/commands/", agent.AgentCommandsView.as_view(), name="agent_commands"),
+    path("agent/commands/<int:pk>/", agent.AgentCommandView.as_view(), name="agent_command"),
+    path("desktops/<int:pk>/commands/", agent.DesktopCommandsView.as_view()),
     *router.urls,
 ]
