@@ -9,7 +9,8 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import connection, models, transaction
 
-from desktops.models import Event
+from desktops.aliases import alias_of
+from desktops.models import DesktopUser, Event
 
 # Serialises event-writing transactions from here to their commit: without it, number 8 could
 # become visible before number 7, and a browser that caught up "after 8" would never see 7.
@@ -47,12 +48,17 @@ def record(
         kind=kind,
         pool_id=pool_id,
         object_type=subject._meta.model_name,
-        object_id=str(subject.pk),
+        object_id=_id_of(subject),
         actor=actor,
         payload=payload,
     )
     transaction.on_commit(lambda: send(event), robust=True)
     return event
+
+
+def _id_of(subject: models.Model) -> str:
+    """A person is known here by their alias alone, as rows of this table cannot be deleted."""
+    return alias_of(subject) if isinstance(subject, DesktopUser) else str(subject.pk)
 
 
 def group_for(pool_id: int | None) -> str:

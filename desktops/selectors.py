@@ -15,6 +15,7 @@ from desktops.models import (
     DesktopUser,
     Event,
     FlavorPrice,
+    PersonName,
     Pool,
     Region,
     RoundTrip,
@@ -68,12 +69,21 @@ def people_listed(viewer: Viewer, *, search: str = "") -> QuerySet[DesktopUser]:
     people = people_for(viewer).select_related(
         "dataset", "pool", "home_site", "desktop__region", "desktop__flavor"
     )
+    sees_names = may_see_names(viewer)
+    if sees_names:
+        people = people.select_related("named")
     if not search:
         return people
     matches = Q(pseudonym__icontains=search) | Q(desktop__key__icontains=search)
-    if may_see_names(viewer):
-        matches |= Q(name__icontains=search)
+    if sees_names:
+        matches |= Q(named__name__icontains=search)
     return people.filter(matches)
+
+
+def name_of(person: DesktopUser) -> str:
+    """The name behind a pseudonym, "" where none is known; only for who may see names."""
+    named: PersonName | None = getattr(person, "named", None)
+    return named.name if named else ""
 
 
 def desktops_for(viewer: Viewer) -> QuerySet[Desktop]:

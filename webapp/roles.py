@@ -15,12 +15,17 @@ from django.db.models import Q
 APPROVE = "migration.approve_transition"
 OPERATE = "migration.operate_transition"
 VIEW_NAMES = "desktops.view_names"
+ERASE = "desktops.erase_person"
+VIEW_LOOKS = "desktops.view_look"
 
 # Approving is somebody's answer to a proposal, so no other role includes it, not even being a
 # superuser (see User.has_perm).
 NEVER_IMPLIED = frozenset({APPROVE})
 
-VIEW = Q(codename__startswith="view_") & ~Q(codename="view_names")
+# Names, and who looked at whom, are no part of looking at the fleet.
+VIEW = Q(codename__startswith="view_") & ~Q(
+    codename__in=("view_names", "view_personname", "view_look")
+)
 OF_THE_PRODUCT = Q(content_type__app_label__in=("desktops", "forecasting", "migration"))
 
 
@@ -36,6 +41,7 @@ _CONFIGURES = Q(
     content_type__model__in=(
         "region",
         "site",
+        "network",
         "flavor",
         "flavorprice",
         "regionlink",
@@ -44,6 +50,8 @@ _CONFIGURES = Q(
         "desktopuser",
     ),
 ) & (Q(codename__startswith="add_") | Q(codename__startswith="change_"))
+# Trips and closures are known to those who operate a pool before anybody else.
+_ANNOUNCES = _is("desktops.add_notice") | _is("desktops.change_notice")
 _MANAGES_ACCOUNTS = Q(
     content_type__app_label="webapp",
     content_type__model="user",
@@ -52,9 +60,16 @@ _MANAGES_ACCOUNTS = Q(
 
 ROLES: Mapping[str, Q] = {
     "viewer": _SEES,
-    "operator": _SEES | _is(OPERATE),
-    "approver": _SEES | _is(OPERATE) | _is(APPROVE),
-    "admin": _SEES | _is(OPERATE) | _is(VIEW_NAMES) | _CONFIGURES | _MANAGES_ACCOUNTS,
+    "operator": _SEES | _is(OPERATE) | _ANNOUNCES,
+    "approver": _SEES | _is(OPERATE) | _is(APPROVE) | _ANNOUNCES,
+    "admin": _SEES
+    | _is(OPERATE)
+    | _is(VIEW_NAMES)
+    | _is(ERASE)
+    | _is(VIEW_LOOKS)
+    | _ANNOUNCES
+    | _CONFIGURES
+    | _MANAGES_ACCOUNTS,
 }
 
 

@@ -26,12 +26,14 @@ from desktops.models import (
     DesktopUser,
     Flavor,
     FlavorPrice,
+    PersonName,
     Pool,
     Region,
     RegionLink,
     RoundTrip,
     Site,
 )
+from desktops.pseudonyms import pseudonym
 from desktops.services.bulk import column, copy_rows, hours
 
 DATASET = "demo"
@@ -149,12 +151,12 @@ def _seed_rows(
         world = _write_world(facts)
         pools = _write_pools(dataset, world)
         people = _write_people(dataset, fleet, pools, world)
-        desktops = _write_desktops(dataset, people, homes, world)
+        desktops = _write_desktops(dataset, fleet, people, homes, world)
         progress("Placing their desktops in the simulated cloud ...")
         at_work = fleet.active_ratio[:, fleet.history_hours] > 0
         _place(
             desktops,
-            {p.key for p, is_at_work in zip(fleet.people, at_work, strict=True) if is_at_work},
+            {who.desktop_key for who, here in zip(fleet.people, at_work, strict=True) if here},
         )
         progress("Writing the history ...")
         n_rows = _write_activity(dataset, fleet, people, desktops, world)
@@ -303,28 +305,36 @@ def _write_people(
     dataset: Dataset, fleet: Fleet, pools: Mapping[str, Pool], world: _World
 ) -> list[DesktopUser]:
     sites = fleet.calendar.sites
-    return DesktopUser.objects.bulk_create(
+    people = DesktopUser.objects.bulk_create(
         DesktopUser(
             dataset=dataset,
             pool=pools[person.pool],
-            pseudonym=person.key,
-            name=person.name,
+            pseudonym=pseudonym(person.name),
             home_site=world.sites[sites[person.site].code],
             time_zone=sites[person.site].time_zone,
         )
         for person in fleet.people
     )
+    PersonName.objects.bulk_create(
+        PersonName(desktop_user=row, name=person.name)
+        for row, person in zip(people, fleet.people, strict=True)
+    )
+    return people
 
 
 def _write_desktops(
-    dataset: Dataset, people: Sequence[DesktopUser], homes: Sequence[_Home], world: _World
+    dataset: Dataset,
+    fleet: Fleet,
+    people: Sequence[DesktopUser],
+    homes: Sequence[_Home],
+    world: _World,
 ) -> list[Desktop]:
     return Desktop.objects.bulk_create(
         Desktop(
             dataset=dataset,
             pool=person.pool,
-            key=person.pseudonym,
-            label=person.pseudonym.replace("demo", "desktop"),
+            key=who.desktop_key,
+            label=who.desktop_key.replace("demo", "desktop"),
             desktop_user=person,
             region=world.regions[home.region],
             flavor=world.flavors[home.flavor],
@@ -333,7 +343,7 @@ def _write_desktops(
             dirty_bytes_per_hour=home.dirty_bytes_per_hour,
             state=Desktop.State.RUNNING,
         )
-        for person, home in zip(people, homes, strict=True)
+        for who, person, home in zip(fleet.people, people, homes, strict=True)
     )
 
 

@@ -18,7 +18,7 @@ from desktops.models import (
     Region,
     Site,
 )
-from desktops.selectors import may_see_names
+from desktops.selectors import may_see_names, name_of
 
 
 class BriefRegionSerializer(serializers.ModelSerializer):
@@ -183,7 +183,9 @@ class PersonSerializer(serializers.ModelSerializer):
         )
 
     def get_name(self, person: DesktopUser) -> str | None:
-        return person.name if may_see_names(self.context["request"].user) else None
+        if not may_see_names(self.context["request"].user):
+            return None
+        return name_of(person)
 
     def get_desktop(self, person: DesktopUser) -> BriefDesktopSerializer(allow_null=True):  # type: ignore[valid-type]
         desktop: Desktop | None = getattr(person, "desktop", None)

@@ -23,6 +23,7 @@ from desktops.models.ingest import (
     Watermark,
 )
 from desktops.models.inventory import Drift, InventorySync, RegionState
+from desktops.models.looks import Look
 from desktops.models.notices import Notice
 from desktops.models.tokens import AgentCommand, AgentCredential, EnrolmentToken, IntegrationToken
 
@@ -45,6 +46,7 @@ __all__ = [
     "ImportedFile",
     "IntegrationToken",
     "InventorySync",
+    "Look",
     "Network",
     "Notice",
     "PersonName",

@@ -102,9 +102,6 @@ class DesktopUser(models.Model):
     dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="people")
     pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="people")
     pseudonym = models.CharField(max_length=64)
-    name = models.CharField(
-        max_length=120, blank=True, help_text="Shown to holders of desktops.view_names only."
-    )
     home_site = models.ForeignKey(
         Site, null=True, blank=True, on_delete=models.SET_NULL, related_name="residents"
     )
@@ -119,7 +116,10 @@ class DesktopUser(models.Model):
 
     class Meta:
         ordering = ("pseudonym",)
-        permissions = (("view_names", "Can see the names behind pseudonyms"),)
+        permissions = (
+            ("view_names", "Can see the names behind pseudonyms"),
+            ("erase_person", "Can export and erase people, and set their opt-outs"),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=("dataset", "pseudonym"), name="person_once_per_dataset"

@@ -20,7 +20,7 @@ Place = tuple[str, str, str]  # kind, region, server id: what a drift is known b
 ROWS_AT_ONCE = 500
 NAME_LENGTH, DETAIL_LENGTH = 255, 300
 LABEL_LENGTH = 120
-SLUG_LENGTH = 60  # of a server's name in a key; eight digits of its id come behind
+KEY_LENGTH = 80
 GB = 10**9
 
 STATES = {
@@ -324,7 +324,8 @@ def _new_desktop(
     return Desktop(
         dataset=pool.dataset,
         pool=pool,
-        key=slugify(f"{server.name[:SLUG_LENGTH]}-{server.id[:8]}"),
+        # Not of the server's name: that may be a person's, and keys stand in events for ever.
+        key=slugify(f"server-{server.id}")[:KEY_LENGTH],
         label=server.name[:LABEL_LENGTH],
         region=regions[server.region],
         flavor=flavors.get(server.flavor),

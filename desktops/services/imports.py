@@ -90,8 +90,7 @@ def import_file(
             at=wall,
             pool_id=pool.pk,
             actor=actor,
-            dataset=dataset.name,
-            file=path.name,
+            dataset=dataset.name,  # not the file's name: it may be a person's
             rows=rejections.rows,
             rejected_rows=rejections.rejected,
             hours=n_hours,

@@ -160,7 +160,7 @@ def _write(row: Transition, answer: Confirmation, *, at: datetime) -> bool:
                 pool_id=row.pool_id,
                 desktop=row.desktop.key,
                 state=row.state,
-                reason=answer.reason,
+                # Not the reason: it names where the person was, and this is kept for ever.
                 probability=round(answer.probability, 4),
             )
     return bool(written)

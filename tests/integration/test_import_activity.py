@@ -92,8 +92,8 @@ def test_samples_become_means_of_the_hour(tmp_path: Path) -> None:
 
 def test_people_go_by_pseudonyms_and_their_names_are_nowhere(tmp_path: Path) -> None:
     load(write(tmp_path, line(0, "Alice"), line(30, " alice"), line(0, "bob")))
-    people = DesktopUser.objects.values_list("pseudonym", "name")
-    assert set(people) == {(pseudonym("alice"), ""), (pseudonym("bob"), "")}
+    people = DesktopUser.objects.values_list("pseudonym", "named__name")
+    assert set(people) == {(pseudonym("alice"), None), (pseudonym("bob"), None)}
     assert pseudonym("alice") != pseudonym("bob")
     assert len(pseudonym("alice")) == 32
     assert Activity.objects.count() == 2
@@ -164,7 +164,6 @@ def test_an_import_is_told_as_an_event_to_those_who_see_the_pool(tmp_path: Path)
     assert event.pool == Pool.objects.get()
     assert event.payload == {
         "dataset": "office",
-        "file": "activity.csv",
         "rows": 3,
         "rejected_rows": 1,
         "hours": 1,

@@ -15,6 +15,7 @@ from desktops.models import (
     DesktopUser,
     Flavor,
     FlavorPrice,
+    PersonName,
     Pool,
     Region,
     Site,
@@ -57,11 +58,11 @@ class Rows:
         person = DesktopUser.objects.create(
             dataset=self.dataset,
             pool=self.pool,
-            pseudonym=key,
-            name=f"Name {i}",
+            pseudonym=f"{self.dataset.name}-person-{i:04}",
             home_site=self.sites[0],
             time_zone="Europe/Paris",
         )
+        PersonName.objects.create(desktop_user=person, name=f"Name {i}")
         desktop = Desktop.objects.create(
             dataset=self.dataset,
             pool=self.pool,

@@ -110,7 +110,7 @@ class Person:
     history_days: int | None
 
     @property
-    def key(self) -> str:
+    def desktop_key(self) -> str:
         return f"demo-{self.number:03d}"
 
 
