@@ -153,7 +153,21 @@ def silent_desktops(pool: Pool, *, wall: datetime) -> QuerySet[Desktop]:
 
 
 def drifts_for(viewer: Viewer) -> QuerySet[Drift]:
-    return Drift.objects.filter(sync__pool__in=pools_for(viewer)).select_related("sync__pool")
+    """What wants somebody's eyes first: vanished, unlisted, unknown, changed."""
+    drifts = Drift.objects.filter(sync__pool__in=pools_for(viewer)).select_related("sync__pool")
+    return drifts.order_by("-kind", "region", "name", "pk")
+
+
+def drifts_of(pool: Pool, viewer: Viewer) -> QuerySet[Drift]:
+    """A pool's drifts with `desktop_id`, where it is about one of its desktops."""
+    desktop = Desktop.objects.filter(pool=pool, server_id=OuterRef("server_id")).exclude(
+        server_id=""
+    )
+    return (
+        drifts_for(viewer)
+        .filter(sync=pool.pk)
+        .annotate(desktop_id=Subquery(desktop.order_by("pk").values("pk")[:1]))
+    )
 
 
 def region_states(viewer: Viewer) -> QuerySet[RegionState]:

@@ -70,7 +70,7 @@ def inventory(request: HttpRequest, pk: int) -> HttpResponse:
     wall = timezone.now()
     pool = get_object_or_404(inflow.pools_listed(request.user), pk=pk)
     form = DriftForm(request.GET)
-    drifts = inflow.drifts_for(request.user).filter(sync=pool.pk)
+    drifts = inflow.drifts_of(pool, request.user)
     counts = [(kind, getattr(pool, kind.value)) for kind in Drift.Kind]
     if kind := form.asked():
         drifts = drifts.filter(kind=kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -83,7 +84,10 @@ def bytes_size(value: float | None) -> str:
 @register.filter
 def memory_size(value: int | None) -> str:
     """Binary units, as memory is sold: 17179869184 → "16 GiB"."""
-    return NONE if value is None else f"{value / 2**30:.3g} GiB"
+    if value is None:
+        return NONE
+    size = value / 2**30
+    return f"{size:.3g} GiB" if size < 1000 else f"{size / 1024:,.3g} TiB"
 
 
 @register.filter
@@ -195,10 +199,30 @@ def words(name: str) -> str:
     return name.replace("_", " ").replace(".", " ").capitalize()
 
 
+MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("active_ratio", "Active", lambda ratio: f"{ratio * 100:.4g} %"),
+    ("cpu_cores", "CPU", lambda cores: f"{cores:.4g} cores"),
+    ("memory_bytes", "Memory", bytes_size),
+    ("network_bytes_per_s", "Network", lambda rate: f"{bytes_size(rate)}/s"),
+    ("storage_bytes_per_s", "Storage", lambda rate: f"{bytes_size(rate)}/s"),
+)
+
+
 @register.filter
 def serving(hosts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of a region's hosts that are up and take servers."""
     return [host for host in hosts if host["is_up"] and host["is_enabled"]]
+
+
+@register.filter
+def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a row in quarantine observed, in words: ("CPU", "1.5 cores"), ("Memory", "3 GB")."""
+    return [(label, _measure(row[name], form)) for name, label, form in MEASURES if name in row]
+
+
+def _measure(value: Any, form: Callable[[float], str]) -> str:
+    """Whatever is no plain number is shown as it came."""
+    return form(value) if isinstance(value, int | float) else str(value)
 
 
 @register.filter

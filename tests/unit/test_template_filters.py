@@ -48,6 +48,17 @@ def test_sizes_have_decimal_units(size: float, text: str) -> None:
 
 def test_memory_has_binary_units() -> None:
     assert filters.memory_size(16 * 2**30) == "16 GiB"
+    assert filters.memory_size(3200 * 2**30) == "3.12 TiB"
+
+
+def test_a_row_in_quarantine_has_units() -> None:
+    row = {"at": 0, "desktop": "d", "cpu_cores": -4.0, "memory_bytes": 3e9, "active_ratio": "inf"}
+    assert filters.measures(row) == [("Active", "inf"), ("CPU", "-4 cores"), ("Memory", "3 GB")]
+
+
+@pytest.mark.parametrize("row", [{}, {"at": "noon"}, {"at": 10**30}, []])
+def test_a_row_without_a_time_has_none(row: object) -> None:
+    assert filters.observed_at(row) is None
 
 
 @pytest.mark.parametrize(
