@@ -20,6 +20,7 @@ from drf_spectacular.generators import SchemaGenerator
 from desktops import selectors as fleet
 from desktops.errors import NotPermitted
 from desktops.models import Dataset, Desktop, DesktopUser, Site
+from desktops.notices import notices_about
 from desktops.pages import live, render_page
 from forecasting import selectors as forecasts
 from forecasting.models import Generation, ResourceDemandProfile
@@ -134,6 +135,7 @@ def _subject_page(
         "profile": profile,
         "places": _places(profile) if profile else [],
         "last_seen": fleet.newest_site(person, at=clock) if person else None,
+        "notices": notices_about(viewer, subject=subject, at=clock),
     }
     if desktop is not None:
         context |= {

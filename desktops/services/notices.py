@@ -137,7 +137,7 @@ def announce(
             row.uid: row
             for row in Notice.objects.filter(
                 dataset=reach.dataset, provenance=provenance[:200]
-            ).select_related("desktop_user", "pool", "site")
+            ).select_related("dataset", "desktop_user", "pool", "site")
         }
         reached = set(
             reach.notices().filter(provenance=provenance[:200]).values_list("uid", flat=True)
