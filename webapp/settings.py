@@ -194,6 +194,7 @@ CELERY_TASK_ROUTES = {
     "migration.tasks.plan_*": {"queue": "bulk"},
     "desktops.tasks.sync_*": {"queue": "bulk"},
     "desktops.tasks.replay_*": {"queue": "bulk"},
+    "desktops.tasks.pull_*": {"queue": "bulk"},
 }
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
 PERIODIC_TASKS = [
@@ -203,6 +204,7 @@ PERIODIC_TASKS = [
     ("desktops.tasks.sync_inventories", 300.0),
     ("desktops.tasks.settle_batches", 2.0),
     ("desktops.tasks.roll_up_hours", 60.0),
+    ("desktops.tasks.pull_sources", 60.0),
 ]
 CELERY_BEAT_SCHEDULE = {
     task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
@@ -233,10 +235,13 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     # Many things have a state, each its own.
     "ENUM_NAME_OVERRIDES": {
+        "CommandKind": "desktops.models.AgentCommand.Kind",
         "DatasetKind": "desktops.models.Dataset.Kind",
         "DesktopState": "desktops.models.Desktop.State",
         "DriftKind": "desktops.models.Drift.Kind",
         "GenerationState": "forecasting.models.Generation.State",
+        "NoticeKind": "desktops.models.Notice.Kind",
+        "PresenceKind": "desktops.sources.presence.KINDS",
         "QuarantineState": "desktops.models.QuarantinedRow.State",
         "RecommendationState": "migration.models.Recommendation.State",
         "ShadowState": "migration.models.Shadow.State",
@@ -278,6 +283,8 @@ if SIMULATOR_URL:
         "driver": "desktops.clouds.simulator",
         "options": {"url": SIMULATOR_URL, "token": env.text("SIMULATOR_TOKEN")},
     }
+# The sources of activity that are asked, with their credentials (docs/sources).
+SOURCES_FILE = env.existing_file("SOURCES_FILE")
 # A City database in MaxMind's format, for addresses that are in no network of the admin's table.
 GEOIP_DATABASE = env.existing_file("GEOIP_DATABASE")
 # Gateways hold and re-point sessions: name → driver module and the options of its connect()
