@@ -70,7 +70,7 @@ class Command(BaseCommand):
             pool=pool,
             scopes=options["scopes"],
             valid_for=timedelta(days=options["days"]),
-            actor=getpass.getuser(),
+            actor=_operator(),
             at=now,
         )
         self.stdout.write(
@@ -92,9 +92,17 @@ class Command(BaseCommand):
         token = IntegrationToken.objects.filter(pk=options["number"]).first()
         if token is None:
             raise CommandError(f"There is no token {options['number']}.")
-        if not revoke_token(token=token, actor=getpass.getuser(), at=now):
+        if not revoke_token(token=token, actor=_operator(), at=now):
             raise CommandError(f"Token {token.pk} ({token.name}) was revoked before.")
         self.stdout.write(f"Token {token.pk} ({token.name}) is revoked.")
+
+
+def _operator() -> str:
+    """Who is at the shell; in a container that may be nobody with a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def _reach(token: IntegrationToken) -> str:
