@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from celery import shared_task
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 
 from desktops.core.cloud import CloudError
-from desktops.errors import SyncUnderWay
+from desktops.errors import InvalidFile, SyncUnderWay
 from desktops.services import inventory, quarantine
 from desktops.services.batches import settle
+from desktops.services.pulling import configured_sources, pull_source
 from desktops.services.rollups import roll_up
 
 log = logging.getLogger(__name__)
@@ -51,3 +53,31 @@ def roll_up_hours() -> None:
 @shared_task
 def replay_quarantine(source_id: int, reason: str, by: str) -> None:
     quarantine.replay(source_id=source_id, reason=reason, by=by, clock=timezone.now)
+
+
+PULL_EXPIRES_S = 60
+# A source that has fallen far behind catches up over several runs, and holds up no worker.
+PULL_RUN_S = 300
+
+
+@shared_task
+def pull_sources() -> None:
+    """Each source on its own, so that one that does not answer holds up no other."""
+    try:
+        names = list(configured_sources())
+    except InvalidFile as error:
+        log.error("SOURCES_FILE: %s", error)
+        return
+    for name in names:
+        pull_one_source.apply_async(args=[name], expires=PULL_EXPIRES_S)
+
+
+@shared_task
+def pull_one_source(name: str) -> None:
+    stop_at = time.monotonic() + PULL_RUN_S
+    try:
+        entry = configured_sources().get(name)
+        if entry:
+            pull_source(entry=entry, clock=timezone.now, goes_on=lambda: time.monotonic() < stop_at)
+    except InvalidFile as error:
+        log.error("SOURCES_FILE: %s", error)
