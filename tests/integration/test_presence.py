@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -44,6 +45,7 @@ from migration.core.advice import ConfirmTerms
 from migration.models import Transition
 from migration.services.confirming import confirm_seen
 from tests.support.rows import AS_OF, Rows, make_rows
+from tests.support.services import Service
 from webapp.checks import geoip_database_can_be_read
 
 pytestmark = pytest.mark.django_db
@@ -657,6 +659,29 @@ def test_presence_rings_the_confirmation_once_a_second(
         with django_capture_on_commit_callbacks(execute=True):
             assert post(token, sent).status_code == 202
         assert rung() == rings
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_confirms_within_seconds_of_the_report(
+    rows: Rows, waiting: Transition, tmp_path: Path
+) -> None:
+    """Without beat, whose sweep every 15 seconds would find it too."""
+    rung()
+    worker = Service(
+        *("celery", "-A", "webapp", "--quiet", "worker", "--pool=solo", "--queues=default"),
+        log=tmp_path / "worker.log",
+    )
+    try:
+        worker.start()
+        assert post(token_for(rows), seen("lyon")).json()["accepted"] == 1
+        deadline = time.monotonic() + 40
+        while waiting.confirmed_at is None:
+            assert time.monotonic() < deadline, worker.log.read_text()
+            time.sleep(0.1)
+            waiting.refresh_from_db()
+    finally:
+        worker.stop()
+    assert "Lyon" in waiting.confirmation
 
 
 def test_many_are_stored_with_as_many_queries_as_few(rows: Rows) -> None:
