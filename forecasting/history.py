@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,23 @@ from forecasting.core.arrays import FloatArray
 from forecasting.core.profiles import RESOURCES
 
 HOUR = timedelta(hours=1)
-ROWS_AT_ONCE = 200_000
-# One row of COPY's binary format: the number of fields, then each with its size before it.
-COPIED = np.dtype(
-    [
-        ("fields", ">i2"),
-        *(
-            (f"{name}{part}", kind)
-            for name, width in (
-                ("user", ">i4"),
-                ("desktop", ">i4"),
-                ("hour", ">i4"),
-                ("site", ">i4"),
-                ("active_ratio", ">f4"),
-                *((name, ">f4") for name in RESOURCES),
-            )
-            for part, kind in ((" size", ">i4"), ("", width))
-        ),
-    ]
-)
-COPY_HEADER_BYTES = 19
+BLOCKS_AT_ONCE = 1000  # of the table's, some 80,000 rows
+# Column → what numpy calls it and what stands for nothing, in the order in which they are asked.
+COLUMNS = {
+    "desktop_user_id": (">i8", "0"),
+    "desktop_id": (">i8", "0"),
+    "hour": (">i8", ""),
+    "site_id": (">i8", "0"),
+    "active_ratio": (">f4", "'NaN'"),
+    **dict.fromkeys(RESOURCES, (">f4", "'NaN'")),
+}
+ARRAY_HEADER_BYTES = 20
+# A timestamp as PostgreSQL keeps it: microseconds since 2000.
+EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+HOUR_US = 3_600_000_000
+
+
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +78,15 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
     people, desktops = _known(dataset)
     subjects = _subjects(people, desktops)
     site_ids = list(Site.objects.order_by("code").values_list("pk", "code"))
-    arrays = _Arrays(subjects, days * 24, {pk: index for index, (pk, _) in enumerate(site_ids)})
-    strangers = [arrays.fill(rows) for rows in _copied(dataset, start=start, end=end)]
-    others = np.concatenate([*strangers, np.empty(0, COPIED)])
-    if len(others):
+    site_of = {pk: index for index, (pk, _) in enumerate(site_ids)}
+    arrays = _Arrays(subjects, start, days * 24, site_of)
+    strangers = [arrays.fill(part) for part in _copied(dataset, start=start, end=end)]
+    if strangers := [part for part in strangers if len(part["hour"])]:
+        others = {name: np.concatenate([part[name] for part in strangers]) for name in COLUMNS}
         # Who used somebody else's desktop, or one before it was anybody's: a series of its own.
-        pairs = sorted({(int(u), int(d)) for u, d in others[["user", "desktop"]].tolist()})
+        pairs = sorted(
+            set(zip(others["desktop_user_id"].tolist(), others["desktop_id"].tolist(), strict=True))
+        )
         more = [
             _subject(people.get(user), desktops.get(desktop))
             for user, desktop in pairs
@@ -103,17 +103,25 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
 class _Arrays:
     """The arrays of a FleetHistory while they are filled."""
 
-    def __init__(self, subjects: list[Subject], hours: int, site_of: dict[int, int]) -> None:
+    def __init__(
+        self, subjects: list[Subject], start: datetime, hours: int, site_of: dict[int, int]
+    ) -> None:
+        self._start_us = (start - EPOCH_2000) // timedelta(microseconds=1)
         self._hours = hours
         self._site_of = _Lookup(site_of)
         self._row_of: dict[int, int] = {}
-        self.demand = {name: self._nothing(0) for name in RESOURCES}
+        self._demand = self._nothing(len(RESOURCES), 0)
         self.active_ratio = self._nothing(0)
         self.site = np.empty((0, hours), dtype=np.int16)
         self.add(subjects)
 
-    def _nothing(self, n: int) -> np.ndarray:
-        return np.full((n, self._hours), np.nan, dtype=np.float32)
+    def _nothing(self, *shape: int) -> np.ndarray:
+        return np.full((*shape, self._hours), np.nan, dtype=np.float32)
+
+    @property
+    def demand(self) -> dict[str, np.ndarray]:
+        """One block of memory, seen by resource."""
+        return dict(zip(RESOURCES, self._demand, strict=True))
 
     def add(self, subjects: list[Subject]) -> None:
         n, first = len(subjects), len(self.site)
@@ -124,24 +132,25 @@ class _Arrays:
                 # What is known of a person alone is their desktop's.
                 self._row_of.setdefault(_pair(user, 0), row)
         self._rows = _Lookup(self._row_of)
-        self.demand = {
-            name: np.concatenate((values, self._nothing(n))) if first else self._nothing(n)
-            for name, values in self.demand.items()
-        }
+        nothing = self._nothing(len(RESOURCES), n)
+        self._demand = np.concatenate((self._demand, nothing), axis=1)
         self.active_ratio = np.concatenate((self.active_ratio, self._nothing(n)))
         unknown = np.full((n, self._hours), -1, dtype=np.int16)
         self.site = np.concatenate((self.site, unknown))
 
-    def fill(self, rows: np.ndarray) -> np.ndarray:
-        """rows : dtype COPIED. Returns those of subjects that are not among ours."""
-        row = self._rows[_pair(rows["user"].astype(np.int64), rows["desktop"])]
+    def fill(self, part: Columns) -> Columns:
+        """Returns what is of subjects that are not among ours."""
+        row = self._rows[_pair(part["desktop_user_id"].astype(np.int64), part["desktop_id"])]
         known = row >= 0
-        at = (row[known], rows["hour"][known])
-        self.active_ratio[at] = rows["active_ratio"][known]
-        self.site[at] = self._site_of[rows["site"][known]]
-        for name in RESOURCES:
-            self.demand[name][at] = rows[name][known]
-        return rows[~known]
+        mine = part if known.all() else {name: values[known] for name, values in part.items()}
+        hour = (mine["hour"].astype(np.int64) - self._start_us) // HOUR_US
+        at = row[known] * self._hours + hour
+        self.active_ratio.reshape(-1)[at] = mine["active_ratio"]
+        if mine["site_id"].any():
+            self.site.reshape(-1)[at] = self._site_of[mine["site_id"]]
+        for name, values in self.demand.items():
+            values.reshape(-1)[at] = mine[name]
+        return {name: values[~known] for name, values in part.items()}
 
 
 def _pair(user: Any, desktop: Any) -> Any:
@@ -204,31 +213,47 @@ def _subject(person: DesktopUser | None, desktop: Desktop | None) -> Subject:
     )
 
 
-def _copied(dataset: Dataset, *, start: datetime, end: datetime) -> Iterator[np.ndarray]:
-    """Rows of dtype COPIED, ids 0 for nobody, numbers NaN where not observed, as they arrive.
+# One pass over the table, in the order in which it lies there, whoever wrote it in which order; a
+# stretch of blocks becomes one row of arrays, as a message for every row is what takes long.
+READ = """
+COPY (
+    SELECT part.*
+    FROM generate_series(
+        0, pg_relation_size('{table}') / current_setting('block_size')::int, {blocks}
+    ) block,
+    LATERAL (
+        SELECT {arrays} FROM {table}
+        WHERE ctid >= format('(%%s,0)', block)::tid
+            AND ctid < format('(%%s,0)', block + {blocks})::tid
+            AND dataset_id = %s AND hour >= %s AND hour < %s
+    ) part
+) TO STDOUT (FORMAT binary)
+"""
 
-    Rows of one width, in binary: nothing is made of them on the way but the arrays themselves.
-    """
-    numbers = ", ".join(f"coalesce({name}, 'NaN')" for name in ("active_ratio", *RESOURCES))
+
+def _copied(dataset: Dataset, *, start: datetime, end: datetime) -> Iterator[Columns]:
+    """The activity as arrays by column, ids 0 for nobody and NaN where not observed."""
+    arrays = (
+        f"array_agg(coalesce({name}, {nothing}))" if nothing else f"array_agg({name})"
+        for name, (_, nothing) in COLUMNS.items()
+    )
+    statement = READ.format(
+        table=Activity._meta.db_table, blocks=BLOCKS_AT_ONCE, arrays=", ".join(arrays)
+    )
     with connection.cursor() as cursor:
-        statement = cursor.mogrify(
-            "COPY (SELECT coalesce(desktop_user_id, 0)::int4, coalesce(desktop_id, 0)::int4,"
-            " (extract(epoch FROM hour - %s) / 3600)::int4, coalesce(site_id, 0)::int4,"
-            f" {numbers} FROM {Activity._meta.db_table}"
-            " WHERE dataset_id = %s AND hour >= %s AND hour < %s)"
-            " TO STDOUT (FORMAT binary)",
-            [start, dataset.pk, start, end],
-        )
-        waiting = bytearray()
-        skip = COPY_HEADER_BYTES
+        statement = cursor.mogrify(statement, [dataset.pk, start, end])
         with cursor.copy(statement) as copy:
-            for data in copy:
-                waiting += data
-                whole = (len(waiting) - skip) // COPIED.itemsize
-                if whole >= ROWS_AT_ONCE:
-                    yield np.frombuffer(bytes(waiting), COPIED, whole, skip)
-                    del waiting[: skip + whole * COPIED.itemsize]
-                    skip = 0
-        # The last two bytes say that nothing follows.
-        whole = (len(waiting) - skip) // COPIED.itemsize
-        yield np.frombuffer(bytes(waiting), COPIED, max(whole, 0), skip)
+            for row in copy.rows():
+                if row[0] is not None:
+                    yield {
+                        name: _array(name, data) for name, data in zip(COLUMNS, row, strict=True)
+                    }
+
+
+def _array(name: str, data: bytes) -> np.ndarray:
+    """PostgreSQL's array without NULLs: every element has its size before it.
+
+    Source: array_send in PostgreSQL's source.
+    """
+    element = np.dtype([("size", ">i4"), ("value", COLUMNS[name][0])])
+    return np.frombuffer(data, element, offset=ARRAY_HEADER_BYTES)["value"]
