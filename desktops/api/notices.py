@@ -93,6 +93,7 @@ class AnnouncedSerializer(serializers.Serializer):
     changed = serializers.IntegerField()
     unchanged = serializers.IntegerField()
     withdrawn = serializers.IntegerField()
+    opted_out = serializers.IntegerField()
     notices = NoticeSerializer(many=True)
 
 
@@ -157,7 +158,8 @@ class NoticeViewSet(AnswersPrograms, ReadOnlyViewSet):
         except InvalidNotices as error:
             return _refusal(error)
         counts = {
-            name: getattr(outcome, name) for name in ("added", "changed", "unchanged", "withdrawn")
+            name: getattr(outcome, name)
+            for name in ("added", "changed", "unchanged", "withdrawn", "opted_out")
         }
         code = status.HTTP_201_CREATED if outcome.added else status.HTTP_200_OK
         notices = NoticeSerializer(outcome.notices, many=True).data

@@ -86,6 +86,7 @@ class Outcome:
     """What announcements led to.
 
     notices : the rows of those that hold, in the order in which they were announced
+    opted_out : trips of people who are not to be located; nothing is kept of these
     unknown_people : announcements of somebody who is nobody here
     problems : the other announcements that were not kept
     """
@@ -95,6 +96,7 @@ class Outcome:
     changed: int = 0
     unchanged: int = 0
     withdrawn: int = 0
+    opted_out: int = 0
     unknown_people: list[Problem] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -284,7 +286,15 @@ def _resolved(
             problems.append(Problem(entry.where, error.reason, str(error)))
         else:
             rows[row.uid] = row
-    return list(rows.values())
+    kept = [row for row in rows.values() if not _tells_too_much(row)]
+    outcome.opted_out = len(rows) - len(kept)
+    return kept
+
+
+def _tells_too_much(row: Notice) -> bool:
+    """Where somebody will be, who opted out of being located."""
+    person = row.desktop_user
+    return person is not None and row.site_id is not None and not person.is_located
 
 
 def _row(entry: Announced, words: _Words, reach: Reach) -> Notice:

@@ -120,6 +120,14 @@ def test_nothing_that_names_somebody_is_stored(rows: Rows) -> None:
             assert cursor.fetchone() == (0,), table
 
 
+def test_a_trip_of_who_opted_out_of_being_located_is_not_kept(rows: Rows) -> None:
+    DesktopUser.objects.update(is_located=False)
+    leave = {**TRIP, "uid": "leave-1", "kind": "leave", "site": ""}
+    answer = post(program(rows), [TRIP, leave]).json()
+    assert (answer["added"], answer["opted_out"]) == (1, 1)
+    assert Notice.objects.get().kind == "leave"
+
+
 def test_the_same_uid_changes_the_notice_and_the_same_words_do_not(rows: Rows) -> None:
     client = program(rows)
     first = post(client, TRIP).json()["notices"][0]
@@ -526,7 +534,7 @@ def test_a_calendar_is_imported_and_follows_its_changes(rows: Rows, tmp_path: Pa
     path = tmp_path / "team.ics"
     out, _ = run(path, feed())
     assert "3 rows: 5 notices added" in out
-    assert "4 of people who are not here, 1 passed over" in out
+    assert "4 of people who are not here, 0 of people who opted out, 1 passed" in out
     trips = Notice.objects.filter(kind="travel")
     assert [trip.starts_at.day for trip in trips] == [4, 11, 18, 25]
     assert {trip.site for trip in trips} == {rows.sites[1]}

@@ -24,6 +24,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from desktops.models import (
+    Activity,
     Dataset,
     DesktopUser,
     IntegrationToken,
@@ -630,6 +631,24 @@ def test_the_newest_place_counts(rows: Rows, waiting: Transition) -> None:
     )
     assert not is_confirmed(waiting)
     post(token, seen("lyon", at=(AS_OF + 25 * MINUTE).isoformat()))
+    assert is_confirmed(waiting)
+
+
+def test_an_hour_that_is_not_over_does_not_hide_what_was_seen_in_it(
+    rows: Rows, waiting: Transition
+) -> None:
+    """Roll-ups write the running hour too, with the place of its beginning."""
+    person = DesktopUser.objects.get()
+    Activity.objects.create(
+        dataset=rows.dataset,
+        desktop_user=person,
+        desktop=person.desktop,
+        hour=AS_OF,
+        active_ratio=0.2,
+        site=rows.sites[0],
+    )
+    assert not is_confirmed(waiting)
+    post(token_for(rows), seen("lyon"))
     assert is_confirmed(waiting)
 
 

@@ -106,5 +106,6 @@ class Command(BaseCommand):
             f"{report.rows:,} rows: {outcome.added:,} notices added, {outcome.changed:,} changed,"
             f" {outcome.unchanged:,} unchanged, {outcome.withdrawn:,} withdrawn;"
             f" {report.bad:,} bad, {len(outcome.unknown_people):,} of people who are"
-            f" not here, {report.passed_over:,} passed over."
+            f" not here, {outcome.opted_out:,} of people who opted out, {report.passed_over:,}"
+            " passed over."
         )
