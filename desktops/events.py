@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +18,18 @@ from desktops.models import DesktopUser, Event
 SEQUENCE_LOCK = 0x666F7265
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about when there is no row of it any more."""
+
+    object_type: str
+    object_id: str
+
+
 def record(
     *,
     kind: str,
-    subject: models.Model,
+    subject: models.Model | Subject,
     at: datetime,
     pool_id: int | None,
     actor: str = "",
@@ -41,14 +50,15 @@ def record(
             [pool_id],
         )
         seq, previous_seq = cursor.fetchone()
+    about = subject if isinstance(subject, Subject) else _about(subject)
     event = Event.objects.create(
         seq=seq,
         previous_seq=previous_seq,
         at=at,
         kind=kind,
         pool_id=pool_id,
-        object_type=subject._meta.model_name,
-        object_id=_id_of(subject),
+        object_type=about.object_type,
+        object_id=about.object_id,
         actor=actor,
         payload=payload,
     )
@@ -56,9 +66,10 @@ def record(
     return event
 
 
-def _id_of(subject: models.Model) -> str:
+def _about(row: models.Model) -> Subject:
     """A person is known here by their alias alone, as rows of this table cannot be deleted."""
-    return alias_of(subject) if isinstance(subject, DesktopUser) else str(subject.pk)
+    key = alias_of(row) if isinstance(row, DesktopUser) else str(row.pk)
+    return Subject(row._meta.model_name or "", key)
 
 
 def group_for(pool_id: int | None) -> str:

@@ -23,8 +23,8 @@ from desktops.models.ingest import (
     Watermark,
 )
 from desktops.models.inventory import Drift, InventorySync, RegionState
-from desktops.models.looks import Look
 from desktops.models.notices import Notice
+from desktops.models.privacy import Erasure, Look
 from desktops.models.tokens import AgentCommand, AgentCredential, EnrolmentToken, IntegrationToken
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "DiskRead",
     "Drift",
     "EnrolmentToken",
+    "Erasure",
     "Event",
     "Flavor",
     "FlavorPrice",

@@ -96,10 +96,14 @@ def partition_days() -> list[date]:
 def drop_partitions(*, before: date) -> list[date]:
     """Drop whole days before `before`; returns which. Readers and writers wait a moment."""
     dropped = [day for day in partition_days() if day < before]
-    with connection.cursor() as cursor:
-        for day in dropped:
-            cursor.execute(sql.SQL("DROP TABLE {}").format(_partition(day)))
+    for day in dropped:
+        drop_partition(day)
     return dropped
+
+
+def drop_partition(day: date) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP TABLE {}").format(_partition(day)))
 
 
 def _partition(day: date) -> sql.Identifier:

@@ -1,4 +1,4 @@
-"""Who looked at one person."""
+"""Who looked at one person, and whose erasure is under way."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ class Look(models.Model):
 
     def __str__(self) -> str:
         return f"{self.viewer} {self.what} {self.hour:%Y-%m-%d %H:00}"
+
+
+class Erasure(models.Model):
+    """Somebody who is erased but for raw samples: what is left to delete them by.
+
+    The ids stand for nothing any more; the row goes with the last sample, and an event says so.
+    """
+
+    person_id = models.BigIntegerField()
+    desktop_id = models.BigIntegerField(default=0, help_text="0: had none.")
+    alias = models.CharField(max_length=64)
+    pool_id = models.BigIntegerField()
+    actor = models.CharField(max_length=150, blank=True)
+    begun_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"begun {self.begun_at:%Y-%m-%d %H:%M}"
