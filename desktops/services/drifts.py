@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
+from django.db import connection
 from django.db.models import Q
 from django.utils.text import slugify
 
@@ -18,6 +19,7 @@ from desktops.models import Desktop, Drift, Flavor, InventorySync, Pool, Region
 
 Place = tuple[str, str, str]  # kind, region, server id: what a drift is known by
 ROWS_AT_ONCE = 500
+CHANGES_SHOWN = timedelta(days=1)
 NAME_LENGTH, DETAIL_LENGTH = 255, 300
 LABEL_LENGTH = 120
 KEY_LENGTH = 80
@@ -101,11 +103,7 @@ def compare(
             is_changed = _miss(desktop, seen_regions, pool_found)
         if is_changed:
             changed.append(desktop)
-    Desktop.objects.bulk_update(
-        changed,
-        ("state", "region", "flavor", "volume_id", "volume_bytes"),
-        batch_size=ROWS_AT_ONCE,
-    )
+    _write_desktops(changed)
     strangers = [
         server
         for server in servers.values()
@@ -128,32 +126,37 @@ def write_drifts(
     """Replace a pool's drifts by what was found; says whether that is anything new.
 
     What stands keeps the time it was first seen. Nothing is known of unlisted regions: their
-    drifts stand.
+    drifts stand. A change was applied, and is shown for a day.
     """
     standing = {(d.kind, d.region, d.server_id): d for d in sync.drifts.all()}
-    gone = [
-        drift.pk
-        for place, drift in standing.items()
-        if place not in found
-        and (drift.kind == Drift.Kind.UNLISTED or drift.region not in unlisted)
-    ]
-    Drift.objects.filter(pk__in=gone).delete()
-    new, other = [], []
+    gone, new, reworded = [], [], []
+    for place, drift in standing.items():
+        is_replaced = place in found and drift.kind == Drift.Kind.CHANGED
+        if is_replaced or (place not in found and not _stands(drift, unlisted, at)):
+            gone.append(drift.pk)
     for place, (name, detail) in found.items():
         kind, region, server_id = place
         drift = standing.get(place)
-        if drift is None:
-            drift = Drift(sync=sync, kind=kind, region=region, server_id=server_id)
+        if drift is None or kind == Drift.Kind.CHANGED:
+            drift = Drift(
+                sync=sync, kind=kind, region=region, server_id=server_id, first_seen_at=at
+            )
             new.append(drift)
         elif (drift.name, drift.detail) != (name, detail):
-            other.append(drift)
-        # A change was applied: another of the same server is another one.
-        if drift.first_seen_at is None or kind == Drift.Kind.CHANGED:
-            drift.first_seen_at = at
+            reworded.append(drift)
         drift.name, drift.detail = name, detail
+    Drift.objects.filter(pk__in=gone).delete()
     Drift.objects.bulk_create(new, batch_size=ROWS_AT_ONCE)
-    Drift.objects.bulk_update(other, ("name", "detail", "first_seen_at"), batch_size=ROWS_AT_ONCE)
-    return bool(new or other or gone)
+    Drift.objects.bulk_update(reworded, ("name", "detail"), batch_size=ROWS_AT_ONCE)
+    # A reason in other words (a request's number in it) is no news.
+    return bool(new or gone)
+
+
+def _stands(drift: Drift, unlisted: set[str], at: datetime) -> bool:
+    """Whether a drift that was not found again is to be shown all the same."""
+    if drift.kind == Drift.Kind.CHANGED:
+        return drift.first_seen_at > at - CHANGES_SHOWN
+    return drift.kind != Drift.Kind.UNLISTED and drift.region in unlisted
 
 
 def _held(cloud: str) -> list[Desktop]:
@@ -165,6 +168,19 @@ def _held(cloud: str) -> list[Desktop]:
         .select_related("region", "flavor")
         .order_by("pk")
     )
+
+
+def _write_desktops(desktops: Sequence[Desktop]) -> None:
+    """In one statement: on a Monday morning this is the whole fleet."""
+    columns = ("id", "state", "region_id", "flavor_id", "volume_id", "volume_bytes")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE desktops_desktop d SET state = u.state, region_id = u.region_id,"
+            " flavor_id = u.flavor_id, volume_id = u.volume_id, volume_bytes = u.volume_bytes"
+            " FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],"
+            f" %s::bigint[]) u ({', '.join(columns)}) WHERE d.id = u.id",
+            [[getattr(desktop, column) for desktop in desktops] for column in columns],
+        )
 
 
 def _under_way(began_at: datetime) -> _UnderWay:

@@ -133,9 +133,25 @@ def test_a_drift_stands_from_when_it_was_first_seen_until_it_is_gone(
     assert drift.first_seen_at == now + timedelta(minutes=5)
     sync_inventory(cloud=cloud, at=now + timedelta(minutes=15))
     assert list(Drift.objects.values_list("name", "detail")) == [("ana", "missing → running")]
-    sync_inventory(cloud=cloud, at=now + timedelta(minutes=20))
-    assert not Drift.objects.exists()
+    sync_inventory(cloud=cloud, at=now + timedelta(hours=24))
+    assert Drift.objects.get().first_seen_at == now + timedelta(minutes=15)
+    sync_inventory(cloud=cloud, at=now + timedelta(hours=25))
+    assert not Drift.objects.exists(), "a change is shown for a day"
     assert Desktop.objects.filter(state=Desktop.State.RUNNING).count() == 2
+
+
+def test_the_newest_change_of_a_desktop_is_shown(simulated: SimulatorProcess, pool: Pool) -> None:
+    simulated.admin.adopt([desktop("ana")])
+    cloud, now = simulated.cloud(), timezone.now()
+    sync_inventory(cloud=cloud, at=now)
+    stopped = Seen(cloud, with_servers(status=ServerStatus.SHUTOFF))
+    for minutes, seen in ((5, stopped), (10, cloud), (15, stopped)):
+        sync_inventory(cloud=seen, at=now + timedelta(minutes=minutes))
+    drift = Drift.objects.get()
+    assert (drift.detail, drift.first_seen_at) == (
+        "running → stopped",
+        now + timedelta(minutes=15),
+    )
 
 
 def test_a_resized_desktop_and_a_grown_volume_are_followed(

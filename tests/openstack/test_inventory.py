@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from desktops.clouds.openstack.driver import OpenStackCloud
 from desktops.core.cloud import MemoryMode, NotFound, Server
 from tests.openstack.conftest import GIB, Hands
+
+ADMIN_CLOUD = os.environ.get("FOREDESK_TEST_ADMIN_CLOUD")
 
 
 def test_both_regions_are_seen_whole(
@@ -20,6 +24,14 @@ def test_both_regions_are_seen_whole(
     assert flavor.vcpus > 0 and flavor.memory_bytes > 0
     assert here.quota.servers_used >= 1
     assert here.quota.volume_bytes_used >= GIB
+
+
+def test_hosts_are_seen_by_an_administrator_alone(cloud: OpenStackCloud, east: str) -> None:
+    hosts = cloud.inventory(east).hosts
+    if "admin" in cloud.api(east, cloud=ADMIN_CLOUD or None).roles():
+        assert any(host.is_up and host.is_enabled for host in hosts)
+    else:
+        assert hosts == ()
 
 
 def test_what_the_cloud_can_do_is_said_honestly(cloud: OpenStackCloud) -> None:

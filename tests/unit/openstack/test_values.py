@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from desktops.clouds.openstack import values
-from desktops.core.cloud import ServerStatus, VolumeStatus
+from desktops.core.cloud import Host, ServerStatus, VolumeStatus
 
 UP = {"id": "p1", "admin_state_up": True, "security_groups": ["g"]}
 DOWN = UP | {"id": "p2", "admin_state_up": False}
@@ -155,3 +155,25 @@ def test_limits_of_minus_one_are_none() -> None:
 @pytest.mark.parametrize(("size", "gib"), [(1, 1), (1 << 30, 1), ((1 << 30) + 1, 2), (0, 0)])
 def test_volumes_are_whole_gib(size: int, gib: int) -> None:
     assert values.gib(size) == gib
+
+
+def test_a_server_of_a_cell_that_does_not_answer_is_hardly_known() -> None:
+    """https://docs.openstack.org/api-guide/compute/down_cells.html"""
+    seen = values.server_from({"id": "s1", "status": "UNKNOWN"}, [], region="east")
+    assert (seen.id, seen.name, seen.flavor) == ("s1", "", "")
+    assert seen.status is ServerStatus.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "is_up", "is_enabled"),
+    [
+        ("up", "enabled", True, True),
+        ("up", "disabled", True, False),
+        ("down", "enabled", False, True),
+    ],
+)
+def test_a_host_is_what_its_compute_service_says(
+    state: str, status: str, is_up: bool, is_enabled: bool
+) -> None:
+    service = {"binary": "nova-compute", "host": "east-a", "state": state, "status": status}
+    assert values.host_from(service) == Host("east-a", is_up=is_up, is_enabled=is_enabled)
