@@ -95,8 +95,8 @@ def _calendars(path: Path) -> list[Any]:
         raise InvalidFile(f"{path.name}: does not end with END:VCALENDAR; is it truncated?")
     try:
         calendars = Calendar.from_ical(text, multiple=True)
-    except (ValueError, IndexError, KeyError) as error:
-        raise InvalidFile(f"{path.name}: {error}"[:300]) from None
+    except Exception as error:  # the library answers damage with whatever it stumbles over
+        raise InvalidFile(f"{path.name}: cannot be read ({error})"[:300]) from error
     if not calendars or any(calendar.name != "VCALENDAR" for calendar in calendars):
         raise InvalidFile(f"{path.name}: is no calendar, or an END line is missing")
     return list(calendars)
@@ -123,7 +123,7 @@ class _Reader:
         stand_ins = set()
         for event in events:
             # One that cannot be read is told of when it is its turn.
-            with suppress(InvalidNotice):
+            with suppress(InvalidNotice, OverflowError):
                 stand_ins.add(_occurrence_of(event))
         for event in events:
             self._found.rows += 1
@@ -294,6 +294,8 @@ def _start_and_end(event: Any) -> tuple[Moment, Moment]:
         return starts, ends
     if "DURATION" in event:
         length = event["DURATION"].dt
+        if not isinstance(length, timedelta):
+            raise InvalidNotice("malformed", "DURATION is no duration")
     elif isinstance(starts, datetime):
         raise InvalidNotice("no_time", "the event has neither DTEND nor DURATION")
     else:

@@ -434,7 +434,8 @@ GOOD = "UID:x\nCATEGORIES:Busy\nDTSTART:20260302T090000Z\nDTEND:20260302T100000Z
         (f"{GOOD}\nRECURRENCE-ID;RANGE=THISANDFUTURE:20260302T090000Z", "unsupported"),
         (f"{GOOD}\nRDATE;VALUE=PERIOD:20260310T090000Z/PT1H", "unsupported"),
         (f"{GOOD}\nRDATE;VALUE=DATE:20260310", "malformed"),
-        (f"{GOOD}\nNONSENSE", "malformed"),
+        (f"{GOOD}\nRECURRENCE-ID:99991231T235959Z\nNONSENSE", "malformed"),
+        ("UID:x\nCATEGORIES:Busy\nDTSTART;VALUE=DATE:20260302\nDURATION:20260303", "malformed"),
     ],
 )
 def test_an_event_that_makes_no_sense_has_a_reason_and_costs_no_other(
@@ -455,6 +456,7 @@ def test_an_event_that_makes_no_sense_has_a_reason_and_costs_no_other(
         (b"BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID:a\r\nEND:VCALENDAR\r\n", "feed.ics"),
         (b"BEGIN:VCALENDAR\r\n\xff\xfe\r\nEND:VCALENDAR\r\n", "line 2: is not UTF-8"),
         (b"END:VCALENDAR\r\n", "feed.ics"),
+        (b"BEGIN:VCALENDAR\r\nTZID:x\r\nEND:VTIMEZONE\r\nEND:VCALENDAR\r\n", "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_calendar_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
