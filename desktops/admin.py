@@ -172,6 +172,8 @@ class NoticeForm(forms.ModelForm):
             raise ValidationError("Travel and leave are somebody's: choose who.")
         if kind == Notice.Kind.TRAVEL and not site:
             raise ValidationError("Travel to where? Choose a site.")
+        if person and site and not person.is_located:
+            raise ValidationError("This person opted out of being located.")
         if not (person or pool or Reach.of_viewer(self.viewer, dataset).is_whole):
             raise ValidationError("Choose a person or a pool: you may not speak for all.")
         return values
