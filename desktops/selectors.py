@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.db.models import Count, F, Max, Prefetch, Q, QuerySet
 
 from desktops.models import (
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Viewer = AbstractUser | AnonymousUser
 
 OPERATE = "migration.operate_transition"
+ERASE = "desktops.erase_person"
 
 # "Now" for where somebody is: an older observation says nothing about the present.
 PRESENCE = timedelta(hours=24)
@@ -141,10 +144,11 @@ def desktops_by_region(viewer: Viewer, *, dataset: Dataset) -> QuerySet[Desktop,
     )
 
 
-def people_by_site(
-    viewer: Viewer, *, dataset: Dataset, at: datetime
-) -> list[dict[str, str | int | float]]:
-    """Where people were last seen in the day before `at`: site and number, most people first."""
+def people_by_site(viewer: Viewer, *, dataset: Dataset, at: datetime) -> list[dict[str, Any]]:
+    """Where people were last seen in the day before `at`: site and number, most people first.
+
+    Sites with few people are one row without a place (see `enough_people`).
+    """
     newest = (
         Activity.objects.filter(
             dataset=dataset,
@@ -157,8 +161,9 @@ def people_by_site(
         .distinct("desktop_user_id")
     )
     counts = Counter(newest.values_list("site", flat=True))
-    sites = Site.objects.in_bulk(counts)
-    return [
+    shown, remainder = enough_people(counts, k=settings.K_ANONYMITY)
+    sites = Site.objects.in_bulk(shown)
+    rows: list[dict[str, Any]] = [
         {
             "code": sites[pk].code,
             "name": sites[pk].label,
@@ -166,8 +171,34 @@ def people_by_site(
             "longitude": sites[pk].longitude,
             "people": people,
         }
-        for pk, people in counts.most_common()
+        for pk, people in shown.items()
     ]
+    if len(shown) < len(counts):
+        rows.append(
+            {
+                "code": "",
+                "name": "Other sites",
+                "latitude": None,
+                "longitude": None,
+                "people": remainder,
+            }
+        )
+    return rows
+
+
+def enough_people(counts: Mapping[int, int], *, k: int) -> tuple[dict[int, int], int | None]:
+    """The sites that may be shown with their numbers, most people first, and how many people are
+    at the others together; None when that is fewer than k, and nothing else may be said of it.
+
+    The others are at least two sites and at least k people, if need be with the smallest site
+    that has enough of its own: otherwise one number could be had by subtraction from a total.
+    """
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown = {site: people for site, people in ranked if people >= k}
+    hidden = [people for _, people in ranked if people < k]
+    while hidden and shown and (sum(hidden) < k or len(hidden) < 2):
+        hidden.append(shown.popitem()[1])
+    return shown, sum(hidden) if sum(hidden) >= k else None
 
 
 def newest_site(person: DesktopUser, *, at: datetime) -> Activity | None:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from desktops.core.cloud import CloudError
 from desktops.errors import InvalidFile, SyncUnderWay
-from desktops.services import inventory, quarantine
+from desktops.services import inventory, people, quarantine, retention
 from desktops.services.batches import settle
 from desktops.services.pulling import configured_sources, pull_source
 from desktops.services.rollups import roll_up
@@ -28,9 +28,9 @@ def sync_inventories() -> None:
 
 
 @shared_task
-def sync_cloud(cloud: str) -> None:
+def sync_cloud(cloud: str, by: str = "") -> None:
     try:
-        inventory.sync_cloud(name=cloud, at=timezone.now())
+        inventory.sync_cloud(name=cloud, at=timezone.now(), by=by)
     except (CloudError, ImproperlyConfigured, SyncUnderWay) as error:
         log.warning("inventory of %s: %s", cloud, error)
 
@@ -81,3 +81,11 @@ def pull_one_source(name: str) -> None:
             pull_source(entry=entry, clock=timezone.now, goes_on=lambda: time.monotonic() < stop_at)
     except InvalidFile as error:
         log.error("SOURCES_FILE: %s", error)
+
+
+@shared_task
+def enforce_retention() -> None:
+    """Hourly; also finishes erasures that were interrupted."""
+    wall = timezone.now()
+    people.finish_erasures(wall=wall)
+    retention.enforce_retention(wall=wall)

@@ -43,6 +43,7 @@ class Subject:
     pool_id: int
     country: str
     time_zone: str
+    is_located: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +180,10 @@ def _without_gaps(active_ratio: FloatArray) -> FloatArray:
 
 
 def _known(dataset: Dataset) -> tuple[dict[int, DesktopUser], dict[int, Desktop]]:
-    people = DesktopUser.objects.filter(dataset=dataset).select_related("home_site")
-    return {person.pk: person for person in people}, Desktop.objects.filter(
-        dataset=dataset
-    ).in_bulk()
+    """Without those who opted out, and without their desktops: that would be them, too."""
+    people = DesktopUser.objects.filter(dataset=dataset, is_predicted=True)
+    desktops = Desktop.objects.filter(dataset=dataset).exclude(desktop_user__is_predicted=False)
+    return {p.pk: p for p in people.select_related("home_site")}, desktops.in_bulk()
 
 
 def _subjects(people: dict[int, DesktopUser], desktops: dict[int, Desktop]) -> list[Subject]:
@@ -210,6 +211,7 @@ def _subject(person: DesktopUser | None, desktop: Desktop | None) -> Subject:
         pool_id=owner.pool_id,
         country=home.country if home else "",
         time_zone=person.time_zone if person else "UTC",
+        is_located=person.is_located if person else True,
     )
 
 

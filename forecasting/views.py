@@ -9,9 +9,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from django.http import Http404, HttpRequest, JsonResponse
 from django.shortcuts import get_object_or_404
+from django.utils import timezone
 
-from desktops.models import Site
+from desktops.models import Look, Site
 from desktops.selectors import activity_of
+from desktops.services.looks import note_looks
 from forecasting import charts, selectors
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event, country_holidays
@@ -65,6 +67,7 @@ def presence(request: HttpRequest, pk: int) -> JsonResponse:
 
 def whereabouts(request: HttpRequest, pk: int) -> JsonResponse:
     told = _told(request, pk)
+    _note_look(request, told)
     return _answer(
         charts.location_shares_figure(
             selectors.values_of(told.row),
@@ -77,6 +80,7 @@ def whereabouts(request: HttpRequest, pk: int) -> JsonResponse:
 
 def location_map(request: HttpRequest, pk: int) -> JsonResponse:
     told = _told(request, pk)
+    _note_look(request, told)
     points = {
         site.code: charts.SitePoint(site.label, site.latitude, site.longitude)
         for site in _sites(told.row)
@@ -93,6 +97,16 @@ def location_map(request: HttpRequest, pk: int) -> JsonResponse:
 
 def _answer(figure: charts.Figure) -> JsonResponse:
     return JsonResponse({"figure": figure})
+
+
+def _note_look(request: HttpRequest, told: Told) -> None:
+    if person := told.row.desktop_user:
+        note_looks(
+            viewer=request.user.get_username(),
+            people=[person],
+            what=Look.What.WHEREABOUTS,
+            at=timezone.now(),
+        )
 
 
 def _told(request: HttpRequest, pk: int) -> Told:

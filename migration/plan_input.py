@@ -107,14 +107,14 @@ def micros(amount: Decimal) -> int:
 
 
 def _plannable(dataset: Dataset) -> list[Desktop]:
-    """Desktops that exist in a cloud, have a person and are not on the move."""
+    """Desktops that exist in a cloud, are of somebody who may be predicted, and stand still."""
     moving = Transition.objects.exclude(state__in=sorted(TERMINAL)).values("desktop_id")
     return list(
         Desktop.objects.filter(
             dataset=dataset,
             region__isnull=False,
             flavor__isnull=False,
-            desktop_user__isnull=False,
+            desktop_user__is_predicted=True,
             state__in=(Desktop.State.RUNNING, Desktop.State.STOPPED),
         )
         .exclude(server_id="")

@@ -9,7 +9,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from migration import recovery
-from migration.services import confirming, driving, plans
+from migration.services import confirming, driving, plans, retention
 
 
 @shared_task
@@ -36,3 +36,8 @@ def confirm_seen() -> None:
 @shared_task
 def expire_recommendations() -> None:
     plans.expire_recommendations(wall=timezone.now())
+
+
+@shared_task
+def plan_retention() -> None:
+    retention.enforce_retention(wall=timezone.now())

@@ -14,13 +14,14 @@ def fleet_map_figure(
 ) -> dict[str, Any]:
     """People as discs whose area follows their number, regions as squares beside them.
 
-    sites : name, latitude, longitude, people
+    sites : name, latitude, longitude, people; those without a position are left out
     regions : name, latitude, longitude, total; those without a position are left out
     """
+    people = [site for site in sites if site["latitude"] is not None]
     placed = [region for region in regions if region["latitude"] is not None]
     return {
         "data": [
-            _trace("People", sites, number="people", noun="people", symbol="circle"),
+            _trace("People", people, number="people", noun="people", symbol="circle"),
             _trace("Desktops", placed, number="total", noun="desktops", symbol="square"),
         ],
         "layout": {

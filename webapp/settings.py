@@ -194,6 +194,7 @@ CELERY_TASK_ROUTES = {
     "migration.tasks.plan_*": {"queue": "bulk"},
     "desktops.tasks.sync_*": {"queue": "bulk"},
     "desktops.tasks.replay_*": {"queue": "bulk"},
+    "desktops.tasks.enforce_*": {"queue": "bulk"},
     "desktops.tasks.pull_*": {"queue": "bulk"},
 }
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
@@ -204,6 +205,8 @@ PERIODIC_TASKS = [
     ("desktops.tasks.sync_inventories", 300.0),
     ("desktops.tasks.settle_batches", 2.0),
     ("desktops.tasks.roll_up_hours", 60.0),
+    ("desktops.tasks.enforce_retention", 3600.0),
+    ("migration.tasks.plan_retention", 3600.0),
     ("desktops.tasks.pull_sources", 60.0),
 ]
 CELERY_BEAT_SCHEDULE = {
@@ -214,6 +217,30 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 
 # A source may deliver this late; raw samples are kept longer, as their hours are computed anew.
 OLDEST_SAMPLE_DAYS = env.whole("OLDEST_SAMPLE_DAYS", 7, minimum=1)
+
+# Days that each kind of data is kept, 0 for ever (docs/privacy.md).
+RETENTION_DAYS = {
+    kind: env.whole(f"RETENTION_{kind.upper()}_DAYS", days, minimum=0)
+    for kind, days in {
+        "samples": 14,
+        "activity": 400,
+        "batches": 30,
+        "quarantine": 30,
+        "profiles": 90,
+        "notices": 400,
+        "commands": 90,
+        "looks": 400,
+    }.items()
+}
+for _kind in ("samples", "batches"):
+    # What may still be delivered, or delivered again, is compared with what is there.
+    if 0 < RETENTION_DAYS[_kind] <= OLDEST_SAMPLE_DAYS:
+        raise InvalidSetting(
+            f"RETENTION_{_kind.upper()}_DAYS must be more than OLDEST_SAMPLE_DAYS,"
+            f" {OLDEST_SAMPLE_DAYS}."
+        )
+# No site is shown with fewer people than this on maps and in figures of a fleet.
+K_ANONYMITY = env.whole("K_ANONYMITY", 5, minimum=1)
 
 # REST
 REST_FRAMEWORK = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import PermissionDenied
@@ -19,9 +20,10 @@ from drf_spectacular.generators import SchemaGenerator
 
 from desktops import selectors as fleet
 from desktops.errors import NotPermitted
-from desktops.models import Dataset, Desktop, DesktopUser, Site
+from desktops.models import Dataset, Desktop, DesktopUser, Look, Site
 from desktops.notices import notices_about
 from desktops.pages import live, render_page
+from desktops.services.looks import note_looks
 from forecasting import selectors as forecasts
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.services.forecasts import request_forecast
@@ -61,6 +63,11 @@ class DatasetOverview:
     running: list[Transition]
     generation: Generation | None
     attempt: Generation | None
+
+    @property
+    def k(self) -> int:
+        """No site is shown with fewer people."""
+        return int(settings.K_ANONYMITY)
 
     @property
     def has_regions(self) -> bool:
@@ -123,7 +130,10 @@ def _subject_page(
     viewer = request.user
     subject = person or desktop
     assert subject is not None
-    clock = subject.dataset.clock(wall=timezone.now())
+    wall = timezone.now()
+    clock = subject.dataset.clock(wall=wall)
+    if person is not None:
+        note_looks(viewer=viewer.get_username(), people=[person], what=Look.What.PAGE, at=wall)
     profile = forecasts.profile_of(viewer, person=person, desktop=desktop)
     context: dict[str, Any] = {
         "person": person,

@@ -16,6 +16,7 @@ from rest_framework.viewsets import ReadOnlyModelViewSet
 from desktops import selectors
 from desktops.api import serializers
 from desktops.api.filters import TEXT, ByColumns, choice
+from desktops.api.people import PersonActions
 from desktops.api.permissions import holds
 from desktops.errors import NoCloud
 from desktops.events import message_for
@@ -95,7 +96,7 @@ class PoolViewSet(ReadOnlyViewSet):
         return Response(status=202)
 
 
-class PersonViewSet(ReadOnlyViewSet):
+class PersonViewSet(PersonActions, ReadOnlyViewSet):
     """The people desktops belong to, by pseudonym."""
 
     queryset = DesktopUser.objects.none()

@@ -183,6 +183,7 @@ class _Staging:
         """Means per hour into the activity; returns the number of hours that are new."""
         with connection.cursor() as cursor:
             cursor.execute(f"ANALYZE {STAGING}")
+            cursor.execute(FORGET_PLACES)
             cursor.execute(INSERT_HOURS, [self._dataset.pk])
             n_hours = int(cursor.rowcount)
             cursor.execute(FIND_OWNERS)
@@ -193,6 +194,12 @@ class _Staging:
         return n_hours
 
 
+# Where somebody is who opted out of that leaves no trace.
+FORGET_PLACES = f"""
+UPDATE {STAGING} SET site_id = NULL, site_s = NULL
+FROM desktops_desktopuser person
+WHERE person.id = desktop_user_id AND NOT person.is_located AND site_id IS NOT NULL
+"""
 INSERT_HOURS = f"""
 INSERT INTO desktops_activity
     (dataset_id, desktop_user_id, desktop_id, hour, {", ".join(MEASURES)}, site_id)

@@ -3,10 +3,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db.models import QuerySet
+from django.utils import timezone
 from rest_framework.serializers import BaseSerializer
 
 from desktops.api.filters import NUMBER, TEXT, choice
 from desktops.api.views import ReadOnlyViewSet
+from desktops.models import Look
+from desktops.services.looks import note_looks
 from forecasting import selectors
 from forecasting.api import serializers
 from forecasting.models import Generation, ResourceDemandProfile
@@ -52,6 +55,17 @@ class ProfileViewSet(ReadOnlyViewSet):
         if self.action == "list":
             return serializers.BriefProfileSerializer
         return serializers.ProfileSerializer
+
+    def get_object(self) -> ResourceDemandProfile:
+        profile: ResourceDemandProfile = super().get_object()
+        if profile.desktop_user is not None:
+            note_looks(
+                viewer=self.request.user.get_username(),
+                people=[profile.desktop_user],
+                what=Look.What.WHEREABOUTS,
+                at=timezone.now(),
+            )
+        return profile
 
     def get_queryset(self) -> QuerySet[ResourceDemandProfile]:
         profiles = selectors.profiles_for(self.request.user).order_by("pk")

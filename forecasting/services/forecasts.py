@@ -17,7 +17,7 @@ from django.db import transaction
 
 from desktops import events
 from desktops.errors import NotPermitted
-from desktops.models import Dataset
+from desktops.models import Dataset, Desktop, DesktopUser
 from desktops.selectors import datasets_for
 from desktops.services.bulk import column, copy_rows, hours
 from forecasting.core import profiles as core
@@ -100,7 +100,7 @@ def _forecast(
     for rows in _pieces(history.subjects):
         made = _profiles(history, rows, places=places)
         subjects = [history.subjects[row] for row in rows]
-        _write(generation, subjects, made)
+        _write(generation, *_still_wanted(subjects, made))
         done += len(rows)
         Generation.objects.filter(pk=generation.pk).update(profiles_done=done)
         if progress:
@@ -157,6 +157,29 @@ def _known_holidays(country: str, start: datetime, end: datetime) -> list[Event]
         return []
 
 
+def _still_wanted(
+    subjects: Sequence[Subject], profiles: Sequence[core.ResourceDemandProfile]
+) -> tuple[list[Subject], list[core.ResourceDemandProfile]]:
+    """Who is still there and has not opted out since the history was read."""
+    wanted = set(
+        DesktopUser.objects.filter(
+            pk__in=[s.desktop_user_id for s in subjects if s.desktop_user_id], is_predicted=True
+        ).values_list("pk", flat=True)
+    )
+    there = set(
+        Desktop.objects.filter(pk__in=[s.desktop_id for s in subjects if s.desktop_id]).values_list(
+            "pk", flat=True
+        )
+    )
+    kept = [
+        (subject, profile)
+        for subject, profile in zip(subjects, profiles, strict=True)
+        if (not subject.desktop_user_id or subject.desktop_user_id in wanted)
+        and (not subject.desktop_id or subject.desktop_id in there)
+    ]
+    return [subject for subject, _ in kept], [profile for _, profile in kept]
+
+
 def _write(
     generation: Generation,
     subjects: Sequence[Subject],
@@ -175,7 +198,12 @@ def _write(
         "starts_at": hours(np.array([int(p.starts_at.timestamp()) for p in profiles])),
         "levels": each(lambda p: _array(np.array(p.levels))),
         "p_active": each(lambda p: None if p.p_active is None else _array(_rounded(p.p_active))),
-        "location": each(_location),
+        "location": column(
+            [
+                _location(p) if s.is_located else "{}"
+                for s, p in zip(subjects, profiles, strict=True)
+            ]
+        ),
         "engine": each(lambda p: p.engine),
         "is_from_pool": each(lambda p: not p.enough_history),
         "history_hours": each(lambda p: p.history_hours),

@@ -22,7 +22,7 @@ def fit_places(dataset: Dataset, *, until: datetime) -> LocationModel:
     """
     seen = (
         Activity.objects.filter(
-            dataset=dataset, desktop_user__isnull=False, site__isnull=False, hour__lt=until
+            dataset=dataset, desktop_user__is_located=True, site__isnull=False, hour__lt=until
         )
         .order_by()
         .values_list("desktop_user_id", "hour", "site__code")

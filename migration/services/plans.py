@@ -20,7 +20,7 @@ from desktops.errors import NotPermitted
 from desktops.models import Dataset, Desktop, Pool, Site
 from desktops.selectors import datasets_for
 from forecasting.selectors import latest_generation
-from forecasting.services.places import sample_paths
+from forecasting.services.places import UNKNOWN_SITE, sample_paths
 from migration.core.advice import Action, Advice, SourceAfter
 from migration.core.inputs import PlanInputError
 from migration.core.planner import plan_fleet
@@ -82,9 +82,12 @@ def _make_plan(dataset: Dataset, *, wall: datetime, clouds: Callable[[str], Clou
     def paths(desktops: Sequence[Desktop], sites: Sequence[Site]) -> np.ndarray:
         people = [d.desktop_user_id or 0 for d in desktops]
         codes = [s.code for s in sites]
-        return sample_paths(
+        drawn = sample_paths(
             dataset, people, codes, at=generation.as_of, n=PATHS_PER_PERSON, seed=generation.pk
         )
+        opted_out = [d.desktop_user is not None and not d.desktop_user.is_located for d in desktops]
+        drawn[np.array(opted_out, dtype=bool)] = UNKNOWN_SITE
+        return drawn
 
     given = read_plan_input(dataset, generation, wall=wall, clouds=clouds, sample_paths=paths)
     try:
@@ -101,14 +104,28 @@ def _make_plan(dataset: Dataset, *, wall: datetime, clouds: Callable[[str], Clou
         # Of two plans made at once the later one stays, and neither fails.
         Dataset.objects.select_for_update().get(pk=dataset.pk)
         _supersede(dataset, at=wall)
+        still_theirs = _still_theirs(given.desktops)
         plan = Plan.objects.create(
             dataset=dataset, generation=generation, as_of=generation.as_of, made_at=wall
         )
         Recommendation.objects.bulk_create(
-            [_recommendation(plan, given, one) for one in advice], batch_size=1000
+            [
+                _recommendation(plan, given, one)
+                for one in advice
+                if given.desktops[one.desktop].pk in still_theirs
+            ],
+            batch_size=1000,
         )
         _report(plan, given.pools, at=wall)
     return plan
+
+
+def _still_theirs(desktops: Sequence[Desktop]) -> set[int]:
+    """Whose person is still the one that was planned for: others were erased, or opted out."""
+    owners = dict(
+        Desktop.objects.filter(desktop_user__is_predicted=True).values_list("pk", "desktop_user_id")
+    )
+    return {d.pk for d in desktops if owners.get(d.pk) == d.desktop_user_id}
 
 
 def _supersede(dataset: Dataset, *, at: datetime) -> None:
