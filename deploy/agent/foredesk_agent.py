@@ -265,6 +265,7 @@ class Spool:
         self.folder, self.refused = folder, folder / "refused"
         self.most_bytes, self.most_age_s, self.wall = most_bytes, most_age_s, wall
         self.dropped = 0
+        private_folder(folder)
         private_folder(self.refused)
         for half_written in folder.glob("*.tmp"):
             half_written.unlink()
@@ -730,9 +731,15 @@ class DiskReads:
 
 
 def disk_of_system(root: Path) -> str | None:
-    """major,minor of the whole disk under "/", through partitions and logical volumes."""
-    number = os.stat("/").st_dev if root == Path("/") else int((root / "st_dev").read_text())
-    path = root / "sys/dev/block" / f"{os.major(number)}:{os.minor(number)}"
+    """major,minor of the whole disk under "/", through partitions and logical volumes; None where
+    the system is on no single disk."""
+    try:
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None
+    # Number, parent, major:minor, what of the file system, where.
+    numbers = [fields[2] for fields in map(str.split, mounts) if fields[4] == "/"]
+    path = root / "sys/dev/block" / (numbers[-1] if numbers else "none")
     if not path.exists():
         return None
     device = path.resolve()
@@ -1234,8 +1241,8 @@ class Agent:
     def __init__(self, config: Config, machine: Machine, send: Transport) -> None:
         self.config, self.machine = config, machine
         self.folder = private_folder(Path(config.state_dir))
-        self.lock = lock(self.folder)
         self.state = State.load(self.folder)
+        self.lock = lock(self.folder)
         self.server = Server(send)
         self.observer = Observer(config, machine, token=self.state.token)
         self.spool = Spool(
