@@ -75,28 +75,29 @@ def request_sync(*, pool_id: int, actor: AbstractUser, at: datetime) -> None:
             actor=actor.get_username(),
             cloud=pool.cloud,
         )
-        name = pool.cloud
-        transaction.on_commit(lambda: current_app.send_task(SYNC, args=[name]), robust=True)
+        order = [pool.cloud, actor.get_username()]
+        transaction.on_commit(lambda: current_app.send_task(SYNC, args=order), robust=True)
 
 
-def sync_cloud(*, name: str, at: datetime) -> list[Synced]:
+def sync_cloud(*, name: str, at: datetime, by: str = "") -> list[Synced]:
     """`sync_inventory` of the cloud that CLOUDS calls `name`, unless one is under way.
 
+    by : whoever asked for it, and is told of the outcome even if that is no news
     What went wrong is written to each pool's InventorySync before it is raised: CloudError,
     ImproperlyConfigured, SyncUnderWay (nothing is written for that one).
     """
     with _alone(name):
         try:
-            return sync_inventory(cloud=get_cloud(name), at=at)
+            return sync_inventory(cloud=get_cloud(name), at=at, by=by)
         except (CloudError, ImproperlyConfigured) as error:
-            _note_failure(name, str(error), at)
+            _note_failure(name, str(error), at, by)
             raise
         except Exception:
-            _note_failure(name, "An unexpected error; the worker's log has the details.", at)
+            _note_failure(name, "An unexpected error; the worker's log has the details.", at, by)
             raise
 
 
-def sync_inventory(*, cloud: Cloud, at: datetime) -> list[Synced]:
+def sync_inventory(*, cloud: Cloud, at: datetime, by: str = "") -> list[Synced]:
     """Bring the tables in step with what the cloud lists, for all of its pools.
 
     A server that fits the names of exactly one pool becomes its desktop. A desktop on the move
@@ -118,7 +119,7 @@ def sync_inventory(*, cloud: Cloud, at: datetime) -> list[Synced]:
             flavors=flavors,
             began_at=at,
         )
-        return [_write_sync(pool, found[pool.pk], unlisted, at) for pool in pools]
+        return [_write_sync(pool, found[pool.pk], unlisted, at, by) for pool in pools]
 
 
 def _list(cloud: Cloud) -> tuple[list[Inventory], dict[str, str]]:
@@ -148,7 +149,7 @@ def _alone(name: str) -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SYNC_LOCK, name])
 
 
-def _note_failure(cloud: str, failure: str, at: datetime) -> None:
+def _note_failure(cloud: str, failure: str, at: datetime, by: str) -> None:
     """Everything else stays as the last success left it."""
     failure = failure[:FAILURE_LENGTH]
     with transaction.atomic():
@@ -159,19 +160,22 @@ def _note_failure(cloud: str, failure: str, at: datetime) -> None:
             is_news = sync.failure != failure
             sync.cloud, sync.attempted_at, sync.failure = cloud, at, failure
             sync.save()
-            if is_news:
+            if is_news or by:
                 events.record(
                     kind="inventory.failed",
                     subject=pool,
                     at=at,
                     pool_id=pool.pk,
+                    actor=by,
                     cloud=cloud,
                     reason=failure,
                 )
 
 
-def _write_sync(pool: Pool, found: Found, unlisted: dict[str, str], at: datetime) -> Synced:
-    before = InventorySync.objects.filter(pool=pool).first()
+def _write_sync(
+    pool: Pool, found: Found, unlisted: dict[str, str], at: datetime, by: str
+) -> Synced:
+    had_failed = InventorySync.objects.filter(pool=pool).exclude(failure="").exists()
     sync, _ = InventorySync.objects.update_or_create(
         pool=pool,
         defaults={"cloud": pool.cloud, "attempted_at": at, "succeeded_at": at, "failure": ""},
@@ -187,12 +191,13 @@ def _write_sync(pool: Pool, found: Found, unlisted: dict[str, str], at: datetime
         failed=tuple(f"{name}: {reason}" for name, reason in unlisted.items()),
     )
     # Every few minutes nothing has happened; an event for ever is for when something has.
-    if before is None or before.failure or found.added or is_new_drift:
+    if by or had_failed or found.added or is_new_drift:
         events.record(
             kind="inventory.synced",
             subject=pool,
             at=at,
             pool_id=pool.pk,
+            actor=by,
             cloud=pool.cloud,
             added=len(synced.added),
             changed=len(synced.changed),

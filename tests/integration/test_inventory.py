@@ -409,6 +409,8 @@ def test_nothing_new_is_no_event(simulated: SimulatorProcess, pool: Pool) -> Non
     for _ in range(3):
         sync_cloud(name="simulated", at=timezone.now())
     assert Event.objects.get().payload["added"] == 1
+    tasks.sync_cloud("simulated", "otto")
+    assert Event.objects.get(actor="otto").payload["added"] == 0, "who asked is told"
 
 
 def test_one_comparison_of_a_cloud_at_a_time(simulated: SimulatorProcess, pool: Pool) -> None:
@@ -418,7 +420,8 @@ def test_one_comparison_of_a_cloud_at_a_time(simulated: SimulatorProcess, pool: 
         with pytest.raises(SyncUnderWay):
             sync_cloud(name="simulated", at=timezone.now())
         assert not InventorySync.objects.exists()
-    sync_cloud(name="simulated", at=timezone.now())
+        other.execute(lock.format("pg_advisory_unlock"), [SYNC_LOCK, "simulated"])
+        sync_cloud(name="simulated", at=timezone.now())
     assert InventorySync.objects.get().succeeded_at
 
 

@@ -235,7 +235,7 @@ def test_an_operator_has_a_pool_compared(rows: Rows, sent: list[Any], door: str)
     rows.pool.save()
     assert operator.get(address).status_code == 405
     assert operator.post(address).status_code in (202, 302)
-    assert sent == [("desktops.tasks.sync_cloud", ["simulated"])]
+    assert sent == [("desktops.tasks.sync_cloud", ["simulated", "otto"])]
     assert Event.objects.get(kind="inventory.requested").actor == "otto"
 
 

@@ -9,7 +9,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
+from desktops.services.inventory import sync_cloud
 from migration.models import Plan
 from webapp.accounts import make_administrator
 
@@ -29,9 +31,11 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
         if not Plan.objects.exists():
             # Loads what only making a fleet needs, and every start of the demo passes here.
-            from webapp.seeding import DATASET
+            from webapp.seeding import CLOUD, DATASET
 
             call_command("seed_demo")
+            # So that its quotas show before the first periodic comparison.
+            sync_cloud(name=CLOUD, at=timezone.now())
             self.stdout.write("Forecasting demand and whereabouts ...")
             call_command("forecast", DATASET)
             self.stdout.write("Planning ...")
