@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import ctypes
 import gzip
 import hashlib
 import hmac
@@ -47,6 +46,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+if os.name == "nt":
+    import ctypes  # not elsewhere: hardened services may not make the code it makes at run time
 
 VERSION = "1.0"
 IS_WINDOWS = os.name == "nt"
