@@ -6,6 +6,7 @@ its servers at the granularity of the archive policy.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,21 +76,34 @@ def _client(options: Options) -> JsonClient:
     if not options.has("cloud"):
         return open_client(options, url=options.url("url"))
     cloud, url = options.text("cloud"), options.url("url") if options.has("url") else ""
-    # Slow to import, and needed by clouds with Keystone alone.
-    import openstack
+    session, endpoint = _session(cloud, url)
+    return open_client(options, url=endpoint, auth=_Keystone(session))
+
+
+def _session(cloud: str, url: str) -> tuple[Any, str]:
+    """A session of the cloud that clouds.yaml calls so, and the address of its Gnocchi.
+
+    url : instead of what the cloud's catalog says. Raises SourceFailed.
+    """
+    # Slow to import, and needed for clouds with Keystone alone.
+    import openstack.config
     from keystoneauth1.exceptions import ClientException
     from openstack.exceptions import SDKException
 
     try:
-        region = openstack.connection.Connection(cloud=cloud)
-        endpoint = url or region.session.get_endpoint(
-            service_type="metric", region_name=region.config.region_name, interface="public"
+        # openstacksdk 4.22 announces the end of its own InfluxDB support every time.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            region = openstack.config.OpenStackConfig().get_one(cloud=cloud)
+        session = region.get_session()
+        endpoint = url or session.get_endpoint(
+            service_type="metric", region_name=region.region_name, interface="public"
         )
     except (ClientException, SDKException) as error:
-        raise SourceFailed(f"cloud {cloud!r}: {error}") from error
+        raise SourceFailed(f"Cloud {cloud!r}: {error}") from error
     if not endpoint:
-        raise SourceFailed(f"cloud {cloud!r} lists no service of type `metric`; name its url.")
-    return open_client(options, url=endpoint, auth=_Keystone(region.session))
+        raise SourceFailed(f"Cloud {cloud!r} lists no service of type `metric`: name its url.")
+    return session, endpoint
 
 
 class _Keystone(httpx.Auth):

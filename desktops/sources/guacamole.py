@@ -26,7 +26,6 @@ SETTLE_S = 60  # Guacamole writes a record after the connection stands
 HOUR_S = 3600
 WINDOW_S = 24 * HOUR_S
 CONNECT_S = 10
-READ_ONLY = "-c default_transaction_read_only=on -c statement_timeout={timeout_s}s"
 
 SESSIONS = """
 SELECT username, remote_host, connection_name,
@@ -120,7 +119,10 @@ class GuacamoleSource:
                 connect_timeout=CONNECT_S,
                 autocommit=True,
                 application_name="foredesk",
-                options=READ_ONLY.format(timeout_s=self.timeout_s),
+            )
+            self._connection.execute("SET default_transaction_read_only = on")
+            self._connection.execute(
+                "SELECT set_config('statement_timeout', %s, false)", [f"{self.timeout_s}s"]
             )
         return self._connection
 

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a real node_exporter, both on ports and in folders of their own."""
+"""A real Prometheus that scrapes a real node_exporter, with ports and folders of their own."""
 
 from __future__ import annotations
 
@@ -53,9 +53,16 @@ class Prometheus:
             CONFIG.format(exporter_port=self.exporter_port, host=HOST)
         )
 
+    def expose(self, text: str) -> None:
+        """Have the exporter tell this too, in the format of exporters; before the start."""
+        (self.folder / "more").mkdir(exist_ok=True)
+        (self.folder / "more" / "more.prom").write_text(text)
+
     def start(self) -> None:
         self._run(
-            "prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{self.exporter_port}"
+            "prometheus-node-exporter",
+            f"--collector.textfile.directory={self.folder / 'more'}",
+            f"--web.listen-address=127.0.0.1:{self.exporter_port}",
         )
         self.start_server()
 
@@ -121,9 +128,11 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path) -> Iterator[Prometheus]:
+def prometheus(folder: Path, *, also: str = "") -> Iterator[Prometheus]:
+    """also : what the exporter tells besides, in the format of exporters"""
     skip_without_prometheus()
     servers = Prometheus(folder)
+    servers.expose(also)
     try:
         servers.start()
         servers.wait_until_ready()
