@@ -62,7 +62,7 @@ class JsonClient:
             fault = f"answers {answer.status_code}: {_complaint(answer)}"
             if answer.status_code not in MAY_PASS:
                 break
-        raise SourceFailed(f"{self._client.base_url}{path.lstrip('/')} {fault}")
+        raise SourceFailed(f"{str(self._client.base_url).rstrip('/')}{path} {fault}")
 
 
 def _parsed(answer: httpx.Response) -> Any:

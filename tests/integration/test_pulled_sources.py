@@ -38,7 +38,7 @@ from tests.support.services import database_url
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
-# What the exporters of hypervisors and of Windows tell, of two servers and a guest, in the labels of
+# What exporters of hypervisors and of Windows tell, of two servers and a guest, with the labels of
 # their documentation: the first server as Tinkoff's exporter names it, the second as inovex' does.
 OTHER_EXPORTERS = """
 libvirt_domain_info_meta{domain="instance-01",uuid="server-1",instance_name="one"} 1
@@ -73,6 +73,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 @pytest.fixture
 def pool(db: None) -> Pool:
+    Sample.objects.all().delete()  # what tests that commit may have left
     dataset = Dataset.objects.create(name="office", label="Office", kind=Dataset.Kind.LIVE)
     return Pool.objects.create(dataset=dataset, name="office", label="Office")
 
@@ -389,8 +390,11 @@ def office(transactional_db: None) -> Iterator[Pool]:
         cidr = {"paris": "10.1.0.0/16", "lyon": "10.2.0.0/16"}[code]
         Network.objects.create(cidr=cidr, site=site)
     forget_sites()
+    Sample.objects.all().delete()
     yield Pool.objects.create(dataset=dataset, name="office", label="Office")
     forget_sites()
+    # Django empties the tables it made, and that one it did not make.
+    Sample.objects.all().delete()
 
 
 def ratios(who: str) -> dict[int, float]:
