@@ -71,10 +71,13 @@ class PersonActions:
     """What can be done with one person; mixed into the list of people."""
 
     request: Request
-    action: str
+    action: str | None
 
     def get_exception_handler(self) -> Any:
-        return answer if self.action in ACTIONS else super().get_exception_handler()  # type: ignore[misc]
+        # A method that an action does not have is no action, and is let in like the others.
+        if self.action is None or self.action in ACTIONS:
+            return answer
+        return super().get_exception_handler()  # type: ignore[misc]
 
     def _person(self, pk: str) -> DesktopUser:
         """Within what the account may see, or what the token reaches."""
