@@ -142,6 +142,12 @@ class _Resolver:
         rows = Rows(samples.line, samples.unix_s, person, desktop, site, samples.measures)
         return rows.take(keep)
 
+    def subjects(self, samples: Samples) -> tuple[IntArray, IntArray]:
+        """The ids of person and desktop of each sample, 0 where there is or is known none."""
+        desktop = _ids(samples.desktop, self._desktops(samples.desktop.used()))
+        person = _ids(samples.person, self._people(samples.person.used()))
+        return self._completed(person, desktop)
+
     def _desktops(self, labels: list[str]) -> dict[str, int]:
         """A server's id says more than a key, and a key more than a name that may occur twice."""
         if not labels:
@@ -232,14 +238,13 @@ def _quarantine(
     if not rejections.first:
         return
     row_of = {int(line): row for row, line in enumerate(samples.line)}
-    desktops = resolver._desktops(samples.desktop.used())
-    people = resolver._people(samples.person.used())
+    person, desktop = resolver.subjects(samples)
     QuarantinedRow.objects.bulk_create(
         (
             QuarantinedRow(
                 source=source,
-                desktop_id=desktops.get(samples.desktop.text(row_of[line])),
-                desktop_user_id=people.get(samples.person.text(row_of[line])),
+                desktop_id=int(desktop[row_of[line]]) or None,
+                desktop_user_id=int(person[row_of[line]]) or None,
                 received_at=wall,
                 reason=rejections.codes[line],
                 detail=sentence[:300],

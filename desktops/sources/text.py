@@ -24,6 +24,7 @@ from desktops.sources.samples import IntArray, Labels, Rejections
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,10 @@ def blocks(path: Path, advance: Callable[[int], None]) -> Iterator[Block]:
     Raises InvalidFile, with the line, for compression that ends early or is damaged, for a last
     line without its end, and for a line of absurd length.
     """
-    with path.open("rb") as probe:
-        is_gzip = probe.read(2) == GZIP_MAGIC
     line = 1
     rest = b""
     with io.BufferedReader(_Metered(path, advance), BLOCK_BYTES) as raw:
-        source = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        source = _unpacked(raw)
         while True:
             data, fault = _read_block(source)
             whole, end, partial = (rest + data).rpartition(b"\n")
@@ -81,6 +80,36 @@ def blocks(path: Path, advance: Callable[[int], None]) -> Iterator[Block]:
         raise InvalidFile(
             f"{path.name} line {line}: the file ends inside this line; is it truncated?"
         )
+
+
+def _unpacked(raw: io.BufferedReader) -> gzip.GzipFile | io.BufferedReader:
+    magic = raw.peek(4)[:4]
+    if magic.startswith(GZIP_MAGIC):
+        return gzip.GzipFile(fileobj=raw)
+    if magic == ZSTD_MAGIC:
+        return io.BufferedReader(_Zstd(raw), BLOCK_BYTES)
+    return raw
+
+
+class _Zstd(io.RawIOBase):
+    """Arrow's reader of zstd, as Python's own files are: it ends early without saying so."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._raw = raw
+        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:
+            if "Truncated" in str(error):
+                raise EOFError from None
+            raise zlib.error(str(error)[:80]) from None
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _read_block(source: gzip.GzipFile | io.BufferedReader) -> tuple[bytes, str]:

@@ -202,6 +202,31 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
         read(csv_log, path)
 
 
+def test_zstd_is_recognised_by_content_and_read_whole(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, *[GOOD] * 5000)
+    plain = path.read_bytes()
+    path.write_bytes(pa.compress(plain, codec="zstd", asbytes=True))
+    batches, rejections = read(csv_log, path)
+    assert (sum(map(len, batches)), rejections.rejected) == (5000, 0)
+
+
+def test_truncated_zstd_is_refused(tmp_path: Path) -> None:
+    lines = [GOOD.replace("1.5", f"{n % 97}.{n % 89}") for n in range(5000)]
+    path = csv_file(tmp_path, *lines)
+    packed = pa.compress(path.read_bytes(), codec="zstd", asbytes=True)
+    for data in (packed[: len(packed) // 2], packed[:-1]):
+        path.write_bytes(data)
+        with pytest.raises(InvalidFile, match=r"line \d+: the compressed data ends early"):
+            read(csv_log, path)
+
+
+def test_damaged_zstd_is_refused(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, *[GOOD] * 5000)
+    path.write_bytes(pa.compress(path.read_bytes(), codec="zstd", asbytes=True) + b"and more")
+    with pytest.raises(InvalidFile, match="the compressed data is damaged"):
+        read(csv_log, path)
+
+
 def test_a_line_without_end_is_not_gathered_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "activity.csv"
     path.write_bytes(b"x" * (3 * text.BLOCK_BYTES))
