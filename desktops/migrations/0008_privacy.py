@@ -46,9 +46,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "viewer",
-                    models.CharField(
-                        help_text="An account, or a program's token.", max_length=150
-                    ),
+                    models.CharField(help_text="An account, or a program's token.", max_length=150),
                 ),
                 ("alias", models.CharField(max_length=64)),
                 (
