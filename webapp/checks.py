@@ -8,7 +8,9 @@ import maxminddb
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
+from desktops.errors import InvalidFile
 from desktops.services.locating import open_geoip
+from desktops.services.pulling import configured_sources
 
 
 @register()
@@ -40,6 +42,16 @@ def browser_assets_are_installed(**kwargs: Any) -> list[CheckMessage]:
             id="webapp.W001",
         )
     ]
+
+
+@register()
+def sources_file_can_be_read(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        configured_sources()
+    except InvalidFile as error:
+        # Nothing but pulling waits for it: transitions go on.
+        return [Warning(f"SOURCES_FILE: {error}", id="webapp.W003")]
+    return []
 
 
 @register(deploy=True)
