@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figures, Goal, measure, report
 
-HELPERS = {"__main__", "clone", "figures", "fleet_read", "fleets", "servers", "soak"}
+HELPERS = {"__main__", "clone", "figures", "fleet_read", "fleets", "servers", "settling", "soak"}
 
 
 def main() -> None:
