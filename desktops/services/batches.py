@@ -6,6 +6,7 @@ worker loses what was accepted. Its id makes a second delivery of it a no-op.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from psycopg.types.json import Jsonb
 
 from desktops.errors import Refused
@@ -24,7 +25,10 @@ from desktops.services.locating import site_finder
 from desktops.sources.agent import ROW, open_batch
 from desktops.sources.samples import MEASURES, IntArray, Labels, Samples
 
+logger = logging.getLogger(__name__)
+
 BATCHES_AT_ONCE = 2000
+BYTES_AT_ONCE = 64 << 20
 HOUR = timedelta(hours=1)
 
 
@@ -106,11 +110,33 @@ def settle(*, clock: Callable[[], datetime], most: int | None = None) -> int:
 
 
 def _settle_some(source: Source, *, wall: datetime) -> int:
+    try:
+        return _settle(source, wall)
+    except (OperationalError, InterfaceError):
+        raise  # the database is away: all of them wait
+    except Exception:
+        logger.exception("Batches of %s cannot be settled together; trying each.", source)
+    # One that breaks the way must not keep the others of its pool waiting.
+    waiting = Batch.objects.filter(source=source, settled_at=None).order_by("pk")
+    return sum(_settle_alone(source, pk, wall) for pk in waiting.values_list("pk", flat=True))
+
+
+def _settle_alone(source: Source, pk: int, wall: datetime) -> int:
+    try:
+        return _settle(source, wall, only=pk)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:
+        logger.exception("Batch %d cannot be settled; it is kept.", pk)
+        return 0
+
+
+def _settle(source: Source, wall: datetime, *, only: int | None = None) -> int:
     with transaction.atomic():
         # Whoever settles this source already will go on; another would only wait for it.
         if not Source.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=source.pk):
             return 0
-        batches = _unsettled(source)
+        batches = _unsettled(source, only=only)
         if batches:
             _write(source, batches, wall)
     return len(batches)
@@ -128,11 +154,20 @@ class _Waiting:
     extras: dict[str, list[Any]] | None
 
 
-def _unsettled(source: Source) -> list[_Waiting]:
+def _unsettled(source: Source, *, only: int | None) -> list[_Waiting]:
     """The oldest, as many as fit in memory."""
     some = Batch.objects.filter(source=source, settled_at=None).order_by("pk")
+    if only is not None:
+        some = some.filter(pk=only)
     fields = ("pk", "desktop_id", "desktop__key", "desktop__desktop_user_id", "body", "extras")
-    return [_Waiting(*values) for values in some.values_list(*fields)[:BATCHES_AT_ONCE]]
+    batches: list[_Waiting] = []
+    size = 0
+    for values in some.values_list(*fields)[:BATCHES_AT_ONCE].iterator(chunk_size=500):
+        batches.append(_Waiting(*values))
+        size += len(batches[-1].body)
+        if size > BYTES_AT_ONCE:
+            break
+    return batches
 
 
 def _write(source: Source, batches: Sequence[_Waiting], wall: datetime) -> None:

@@ -288,6 +288,18 @@ def test_a_copy_of_a_desktop_elsewhere_may_not_report(pool: Pool) -> None:
     assert (refused.value.status, refused.value.reason) == (403, "wrong_server")
 
 
+def test_a_broken_batch_keeps_nobody_else_waiting(pool: Pool, caplog: Any) -> None:
+    anna, bob = desktop_of(pool, "anna"), desktop_of(pool, "bob")
+    deliver(agent_of(anna), body("server-anna", seconds(1)))
+    Batch.objects.update(body=b"not whole rows")
+    deliver(agent_of(bob), body("server-bob", seconds(1)))
+
+    assert settle_now() == 1
+    assert Sample.objects.get().desktop_id == bob.pk
+    assert Batch.objects.get(settled_at=None).desktop == anna
+    assert "cannot be settled; it is kept" in caplog.text
+
+
 # Believing
 
 
