@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from desktops.clouds import registry as clouds
 from desktops.services import locating
@@ -16,6 +17,19 @@ from tests.support.simulator import SimulatorProcess, simulator
 def _no_remembered_sites() -> None:
     """The sites of addresses are remembered for seconds, longer than a test's database lasts."""
     locating.forget_sites()
+
+
+@pytest.fixture(autouse=True)
+def _no_samples_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Django empties the tables it manages after a test that commits; samples' is not of them."""
+    marker = request.node.get_closest_marker("django_db")
+    if marker is None or not marker.kwargs.get("transaction"):
+        yield
+        return
+    request.getfixturevalue("transactional_db")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE desktops_sample")
 
 
 @pytest.fixture
