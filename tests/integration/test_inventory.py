@@ -332,7 +332,7 @@ def test_a_desktop_on_the_move_is_left_to_its_transition(simulated: SimulatorPro
 
 def test_a_move_that_ended_since_the_listing_is_not_undone(simulated: SimulatorProcess) -> None:
     """The listing is older than the rows: it still shows the source, and no destination."""
-    fleet, transition = moving(simulated)
+    fleet, _ = moving(simulated)
     began_at = timezone.now()
 
     def ended(inventory: Inventory) -> Inventory:

@@ -313,11 +313,10 @@ def test_a_person_goes_back_by_pseudonym(rows: Rows) -> None:
     store(source=source, samples=samples, wall=timezone.now())
     row = QuarantinedRow.objects.get()
     assert (row.reason, "ana" in str(row.row)) == ("unknown_person", False)
-    DesktopUser.objects.create(
-        dataset=rows.dataset, pool=rows.pool, pseudonym=row.row["person"]
-    )
+    DesktopUser.objects.create(dataset=rows.dataset, pool=rows.pool, pseudonym=row.row["person"])
     signed_in(rows, "operator").post(f"/sources/quarantine/{row.pk}/replay/")
-    assert Sample.objects.get().desktop_user_id == DesktopUser.objects.get(pseudonym=row.row["person"]).pk
+    person = DesktopUser.objects.get(pseudonym=row.row["person"])
+    assert Sample.objects.get().desktop_user_id == person.pk
 
 
 @pytest.mark.django_db(transaction=True)
