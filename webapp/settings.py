@@ -149,6 +149,15 @@ DATABASES = {
     "default": dj_database_url.parse(_database_url, conn_max_age=0, conn_health_checks=True)
 }
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 10)
+# The web server serves every request in a thread of its own, and to connect costs more than most
+# of them do. Workers keep the one connection each of their processes has.
+DATABASE_POOL = env.whole("DATABASE_POOL", 0)
+if DATABASE_POOL:
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": DATABASE_POOL,
+        "timeout": 10,
+    }
 
 # Redis: broker, channel layer and cache
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"))
