@@ -362,8 +362,9 @@ class Embedded:
         )
 
     def _is_postgres_ready(self) -> bool:
-        lines = self._postmaster_lines()
-        return self._postmaster_pid() == self.postgres.pid and lines[-1].strip() == "ready"
+        lines = self._postmaster_lines()  # none yet while the server is about to write them
+        is_ours = bool(lines) and self._postmaster_pid() == self.postgres.pid
+        return is_ours and lines[-1].strip() == "ready"
 
     def _is_redis_ready(self) -> bool:
         request = f"AUTH {self._redis_password}\r\nPING\r\n".encode()
