@@ -183,7 +183,11 @@ def _known(dataset: Dataset) -> tuple[dict[int, DesktopUser], dict[int, Desktop]
     """Without those who opted out, and without their desktops: that would be them, too."""
     people = DesktopUser.objects.filter(dataset=dataset, is_predicted=True)
     desktops = Desktop.objects.filter(dataset=dataset).exclude(desktop_user__is_predicted=False)
-    return {p.pk: p for p in people.select_related("home_site")}, desktops.in_bulk()
+    # What a Subject is made of, and no more: there are tens of thousands.
+    people = people.select_related("home_site").only(
+        "pool_id", "time_zone", "is_located", "home_site__country"
+    )
+    return {p.pk: p for p in people}, desktops.only("desktop_user_id", "pool_id").in_bulk()
 
 
 def _subjects(people: dict[int, DesktopUser], desktops: dict[int, Desktop]) -> list[Subject]:
