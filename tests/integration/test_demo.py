@@ -167,10 +167,11 @@ def test_a_life_of_the_demo(tmp_path: Path) -> None:
         assert_one_clear_line(run_demo(data_dir, "--port", str(free_port())), first.address)
 
         first.read_until(r"stop +Ctrl-C")
+        assert eventually(lambda: len(first.pids_of("-Q default")) > 1, within_s=60)
         worker, *pool = sorted(first.pids_of("-Q default"))
         os.kill(worker, signal.SIGKILL)
         first.read_until(r"^worker was ended by SIGKILL; starting it again")
-        assert pool and eventually(lambda: not any(is_alive(pid) for pid in pool))
+        assert eventually(lambda: not any(is_alive(pid) for pid in pool))
         assert eventually(lambda: first.is_running("-Q default"), within_s=30)
 
         first.process.terminate()

@@ -143,8 +143,10 @@ def test_what_a_real_prometheus_scraped_is_stored_once(
     # Within a quarter of the machine: other tests come and go meanwhile.
     used = memory["MemTotal"] - memory["MemAvailable"]
     assert abs(newest.memory_bytes - used) < memory["MemTotal"] / 4
-    assert all(0 <= row.cpu_cores <= (os.cpu_count() or 1) + 0.5 for row in rows[1:])
-    assert any(row.cpu_cores > 0 for row in rows)
+    # A busy machine misses scrapes, and a rate needs two.
+    cpu = [row.cpu_cores for row in rows if not isnan(row.cpu_cores)]
+    assert all(0 <= cores <= (os.cpu_count() or 1) + 0.5 for cores in cpu)
+    assert any(cores > 0 for cores in cpu)
     source = Source.objects.get(name="metrics")
     assert source.cursor_at == newest.at + 2 * SECOND == first.until
     assert (source.rows, source.last_error) == (first.rows, "")
