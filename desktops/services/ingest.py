@@ -199,7 +199,8 @@ class _Resolver:
         )
 
     def _unlocated(self) -> list[int]:
-        opted_out = DesktopUser.objects.filter(pool=self._source.pool_id, is_located=False)
+        # Of the data set, not of the pool: somebody's desktop may be in another one than they.
+        opted_out = DesktopUser.objects.filter(dataset=self._source.dataset_id, is_located=False)
         return list(opted_out.values_list("pk", flat=True))
 
 

@@ -31,6 +31,12 @@ GZIP = 16 + zlib.MAX_WBITS
 NUMBER = {int, float, type(None)}
 TEXT = {str, type(None)}
 INT64 = 1 << 63
+# What is kept of an item, and how: nothing else that somebody may have sent with it. Processor time
+# in thousandths, as numbers smaller than single precision holds are none to the database.
+KEPT: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "applications": {"hour": int, "application": str, "cpu_core_s": lambda s: round(float(s), 3)},
+    "disk_reads": {"day": str, "extent_bytes": int, "extents": list, "read_bytes": list},
+}
 # One sample as it waits in the database: NaN where not observed, site a number in the batch's
 # list of sites, from 1, or 0.
 ROW = np.dtype([("at", "<i8"), ("site", "<i4"), *((name, "<f4") for name in MEASURES)])
@@ -70,7 +76,11 @@ def open_batch(
         raise Refused(400, "malformed_batch", str(error)[:200]) from None
     samples = batch.get("samples", {"at": []})
     sites, site = _sites(samples.get("address") or (), site_of)
-    extras = {name: batch[name] for name in ("applications", "disk_reads") if batch.get(name)}
+    extras: dict[str, list[Any]] = {
+        name: [{key: clean(item[key]) for key, clean in KEPT[name].items()} for item in batch[name]]
+        for name in KEPT
+        if batch.get(name)
+    }
     if sites:
         extras["sites"] = sites
     return Opened(batch_id, server_id, version, _rows(samples, site), extras)

@@ -426,6 +426,27 @@ def test_of_who_opted_out_of_location_no_place_is_stored(pool: Pool, paris: Site
     assert not Sighting.objects.filter(desktop_user=desktop.desktop_user).exists()
 
 
+def test_who_opted_out_is_not_placed_by_a_desktop_of_another_pool(pool: Pool, paris: Site) -> None:
+    other = Pool.objects.create(dataset=pool.dataset, name="other", label="Other")
+    desktop = desktop_of(pool, "anna")
+    DesktopUser.objects.update(is_located=False, pool=other)
+    keep(pool, samples_of("desk-anna", seconds(1), site="paris", cpu_cores=[1]))
+
+    assert Sample.objects.get().site_id == 0
+    assert not Sighting.objects.filter(desktop_user=desktop.desktop_user).exists()
+
+
+def test_of_what_an_agent_adds_to_an_item_nothing_is_kept(pool: Pool) -> None:
+    agent = agent_of(desktop_of(pool, "anna"))
+    hour = int(NOW.replace(minute=0).timestamp())
+    use = {"hour": hour, "application": "x", "cpu_core_s": 1e-300, "title": "a\0b"}
+    deliver(agent, body("server-anna", seconds(1), applications=[use]))
+
+    assert "title" not in json.dumps(Batch.objects.get().extras)
+    assert settle_now() == 1
+    assert ApplicationUse.objects.get().cpu_core_s == 0
+
+
 def test_a_pulled_batch_and_its_cursor_are_one_change(pool: Pool) -> None:
     desktop_of(pool, "anna")
     with pytest.raises(RuntimeError), transaction.atomic():
