@@ -66,7 +66,9 @@ def store(
     samples : persons as they sign in (or pseudonyms, with `are_pseudonyms`), desktops by server
         id, key or server name, sites by code
     cursor_at : how far a pulled source has been asked, written with its samples
-    makes_people : somebody unknown is made a person of the pool, instead of refused
+    makes_people : somebody unknown who was seen, at work or at a place, is made a person of the
+        pool; that somebody unknown was not seen is passed over. So nobody who was erased comes
+        back without having come back
     quarantines : keep what is refused. Not so for a replay: that keeps the row it replays, and
         says nothing of how the source itself is doing
     """
@@ -119,6 +121,8 @@ class _Resolver:
         return identity if self._are_pseudonyms else pseudonym(identity)
 
     def resolve(self, samples: Samples, rejections: Rejections) -> Rows:
+        if self._makes_people:
+            samples = self._with_people_made(samples)
         desktop = _ids(samples.desktop, self._desktops(samples.desktop.used()))
         person = _ids(samples.person, self._people(samples.person.used()))
         site = _ids(samples.site, _sites(samples.site.used()))
@@ -141,6 +145,18 @@ class _Resolver:
         keep = screen.passed & observed
         rows = Rows(samples.line, samples.unix_s, person, desktop, site, samples.measures)
         return rows.take(keep)
+
+    def _with_people_made(self, samples: Samples) -> Samples:
+        """Without what is said of people who are unknown and were not seen."""
+        active = samples.measures.get("active_ratio", np.zeros(len(samples)))
+        is_seen = samples.site.is_given | (active > 0)
+        ensure_people(
+            dataset=self._source.dataset,
+            pool=self._source.pool,
+            pseudonyms={self.pseudonym(name) for name in samples.take(is_seen).person.used()},
+        )
+        person = _ids(samples.person, self._people(samples.person.used()))
+        return samples.take(~samples.person.is_given | (person > 0))
 
     def subjects(self, samples: Samples) -> tuple[IntArray, IntArray]:
         """The ids of person and desktop of each sample, 0 where there is or is known none."""
@@ -168,12 +184,6 @@ class _Resolver:
         if not labels:
             return {}
         pseudonyms = {label: self.pseudonym(label) for label in labels}
-        if self._makes_people:
-            ensure_people(
-                dataset=self._source.dataset,
-                pool=self._source.pool,
-                pseudonyms=set(pseudonyms.values()),
-            )
         known = dict(
             DesktopUser.objects.filter(
                 dataset=self._source.dataset_id,

@@ -186,21 +186,30 @@ def _watermarks(source: Source, rows: Rows) -> IntArray:
 
 
 def _stored_keys(source: Source, keys: IntArray) -> set[tuple[int, int, int]]:
-    """Which of these late rows, or others of their subjects and time, are stored."""
+    """Which of these late rows, or others of their subjects and hours, are stored.
+
+    Hour by hour, as the table is found by time alone: one row of last week beside one of today
+    would otherwise have everything in between read.
+    """
+    stored: set[tuple[int, int, int]] = set()
+    hour = keys[:, 2] // HOUR_S
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT desktop_user_id, desktop_id, extract(epoch FROM at)::bigint FROM {TABLE}"
-            " WHERE source_id = %s AND at >= to_timestamp(%s) AND at <= to_timestamp(%s)"
-            " AND desktop_user_id = ANY(%s) AND desktop_id = ANY(%s)",
-            [
-                source.pk,
-                int(keys[:, 2].min()),
-                int(keys[:, 2].max()),
-                np.unique(keys[:, 0]).tolist(),
-                np.unique(keys[:, 1]).tolist(),
-            ],
-        )
-        return set(cursor.fetchall())
+        for each in np.unique(hour):
+            late = keys[hour == each]
+            cursor.execute(
+                f"SELECT desktop_user_id, desktop_id, extract(epoch FROM at)::bigint FROM {TABLE}"
+                " WHERE source_id = %s AND at >= to_timestamp(%s) AND at <= to_timestamp(%s)"
+                " AND desktop_user_id = ANY(%s) AND desktop_id = ANY(%s)",
+                [
+                    source.pk,
+                    int(late[:, 2].min()),
+                    int(late[:, 2].max()),
+                    np.unique(late[:, 0]).tolist(),
+                    np.unique(late[:, 1]).tolist(),
+                ],
+            )
+            stored.update(cursor.fetchall())
+    return stored
 
 
 def _mark_hours(rows: Rows, at: datetime) -> None:

@@ -458,6 +458,21 @@ def test_a_pulled_batch_and_its_cursor_are_one_change(pool: Pool) -> None:
     assert Source.objects.get().cursor_at == NOW
 
 
+def test_only_who_was_seen_becomes_a_person(pool: Pool, paris: Site) -> None:
+    def hour(name: str, ratio: float, site: str = "") -> Samples:
+        return samples_of("", seconds(1), person=name, site=site, active_ratio=[ratio])
+
+    for samples in (hour("absent", 0), hour("working", 0.5), hour("arrived", 0, site="paris")):
+        assert keep(pool, samples, makes_people=True).rejected_rows == 0
+
+    seen = {pseudonym("working"), pseudonym("arrived")}
+    assert set(DesktopUser.objects.values_list("pseudonym", flat=True)) == seen
+    assert not QuarantinedRow.objects.exists()
+    # Somebody who is known is also known not to work.
+    keep(pool, samples_of("", seconds(0), person="working", active_ratio=[0]), makes_people=True)
+    assert Sample.objects.filter(active_ratio=0, site_id=0).count() == 1
+
+
 # Behaviour
 
 
