@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from math import isnan
@@ -35,6 +34,7 @@ from tests.support.prometheus import HOST, Prometheus, prometheus
 from tests.support.services import database_url
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+SETTLE = SECOND  # as prometheus_entry has it
 
 
 # What exporters of hypervisors and of Windows tell, of two servers and a guest, with the labels of
@@ -66,7 +66,7 @@ windows_logical_disk_write_bytes_total{volume="C:"} 5
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     with prometheus(tmp_path_factory.mktemp("prometheus"), also=OTHER_EXPORTERS) as servers:
-        servers.wait_for_points(12)
+        servers.wait_for_scrapes(12)
         yield servers
 
 
@@ -103,6 +103,14 @@ def add_desktop(pool: Pool, key: str, **given: Any) -> Desktop:
     return Desktop.objects.create(
         dataset=pool.dataset, pool=pool, key=key, label=key, desktop_user=person, **given
     )
+
+
+def settled(monitored: Prometheus, *, after: datetime | None = None) -> datetime:
+    """A moment at which a pull finds whole steps with something in them, later than `after`.
+
+    It is not now: on a busy machine nothing may have been scraped for some seconds.
+    """
+    return monitored.wait_for_scrapes(6, after=after) + SETTLE
 
 
 def meminfo() -> dict[str, int]:
@@ -151,8 +159,8 @@ def test_what_a_real_prometheus_scraped_is_stored_once(
     assert source.cursor_at == newest.at + 2 * SECOND == first.until
     assert (source.rows, source.last_error) == (first.rows, "")
 
-    time.sleep(6)
-    wall = now()
+    assert source.cursor_at
+    wall = settled(monitored, after=source.cursor_at)
     second = pull("metrics", lambda: wall)
     assert second.rows > 0 and second.duplicates == 0
     in_two = list(Sample.objects.order_by("at").values_list("at", flat=True))
@@ -201,7 +209,7 @@ def test_pages_of_few_points_bring_the_same_rows(
     monitored: Prometheus, pool: Pool, write_entry: Callable[[str], None]
 ) -> None:
     add_desktop(pool, HOST)
-    wall = now()
+    wall = settled(monitored)
     write_entry(prometheus_entry(monitored))
     pull("metrics", lambda: wall)
     fields = ("at", "memory_bytes")
@@ -232,8 +240,9 @@ def test_pages_of_few_points_bring_the_same_rows(
 
 
 def test_a_restart_of_prometheus_is_waited_for(
-    monitored: Prometheus, pool: Pool, write_entry: Callable[[str], None]
+    monitored: Prometheus, pool: Pool, write_entry: Callable[[str], None], monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr("desktops.sources.http.FIRST_PAUSE_S", 3)  # a busy machine starts slowly
     add_desktop(pool, HOST)
     write_entry(prometheus_entry(monitored))
     monitored.stop_server()
@@ -256,7 +265,6 @@ def test_a_prometheus_that_stays_away_costs_nothing_but_time(
     pull("metrics")
     before = Source.objects.get(name="metrics")
     write_entry(prometheus_entry(monitored).replace(monitored.url, "http://127.0.0.1:1"))
-    time.sleep(3)
     report = pull("metrics")
     after = Source.objects.get(name="metrics")
     assert "127.0.0.1:1" in report.error and report.error == after.last_error
@@ -265,7 +273,8 @@ def test_a_prometheus_that_stays_away_costs_nothing_but_time(
     assert after.last_success_at == before.last_success_at
 
     write_entry(prometheus_entry(monitored))
-    again = pull("metrics")
+    wall = settled(monitored, after=after.cursor_at)
+    again = pull("metrics", lambda: wall)
     assert again.rows > 0 and again.duplicates == 0
     assert Source.objects.get(name="metrics").last_error == ""
 

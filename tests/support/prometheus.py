@@ -9,6 +9,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,8 @@ from webapp.embedded import free_port
 
 PROGRAMS = ("prometheus", "prometheus-node-exporter")
 IS_REQUIRED = bool(os.environ.get("FOREDESK_REQUIRE_PROMETHEUS"))
-READY_S = 30.0
+PATIENCE_S = 120.0  # a busy machine starts programs late and misses scrapes
+NEAR_S = 2.0
 HOST = "desk-0001"
 
 CONFIG = """
@@ -78,18 +81,27 @@ class Prometheus:
     def wait_until_ready(self) -> None:
         self._wait(lambda client: client.get("/-/ready").is_success)
 
-    def wait_for_points(self, n: int) -> None:
-        """Until n scrapes of the exporter are there to be asked for."""
-        query = {"query": "count_over_time(node_memory_MemTotal_bytes[5m])"}
+    def wait_for_scrapes(self, n: int, *, after: datetime | None = None) -> datetime:
+        """When the last scrape was, once there are n later than `after` of which two and two are
+        so near that a rate can be had of them."""
+        query = {"query": "node_memory_MemTotal_bytes[5m]"}
+        since = after.timestamp() if after else 0.0
+        last = 0.0
 
-        def is_there(client: httpx.Client) -> bool:
+        def are_there(client: httpx.Client) -> bool:
+            nonlocal last
             result = client.get("/api/v1/query", params=query).json()["data"]["result"]
-            return bool(result) and float(result[0]["value"][1]) >= n
+            moments = [float(at) for at, _ in result[0]["values"]] if result else []
+            moments = [at for at in moments if at > since]
+            last = moments[-1] if moments else 0.0
+            near = [b - a < NEAR_S for a, b in pairwise(moments)]
+            return len(moments) >= n and sum(near) >= n // 2
 
-        self._wait(is_there)
+        self._wait(are_there)
+        return datetime.fromtimestamp(last, UTC)
 
     def _wait(self, condition) -> None:  # type: ignore[no-untyped-def]
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + PATIENCE_S
         with httpx.Client(base_url=self.url, trust_env=False) as client:
             while True:
                 with suppress(httpx.TransportError, KeyError, ValueError):
