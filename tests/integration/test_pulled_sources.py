@@ -265,7 +265,9 @@ def test_a_prometheus_that_stays_away_costs_nothing_but_time(
     pull("metrics")
     before = Source.objects.get(name="metrics")
     write_entry(prometheus_entry(monitored).replace(monitored.url, "http://127.0.0.1:1"))
-    report = pull("metrics")
+    assert before.cursor_at
+    wall = settled(monitored, after=before.cursor_at)
+    report = pull("metrics", lambda: wall)
     after = Source.objects.get(name="metrics")
     assert "127.0.0.1:1" in report.error and report.error == after.last_error
     assert after.cursor_at == before.cursor_at
@@ -273,7 +275,6 @@ def test_a_prometheus_that_stays_away_costs_nothing_but_time(
     assert after.last_success_at == before.last_success_at
 
     write_entry(prometheus_entry(monitored))
-    wall = settled(monitored, after=after.cursor_at)
     again = pull("metrics", lambda: wall)
     assert again.rows > 0 and again.duplicates == 0
     assert Source.objects.get(name="metrics").last_error == ""
