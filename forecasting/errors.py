@@ -1,8 +1,10 @@
 """What can go wrong in forecasting.
 
 ForecastingError
-├── InvalidHistory   numbers that cannot be forecast from: wrong shape, infinite, naive times
-└── InvalidCalendar  an unknown country, or events that do not cover the window asked for
+├── InvalidHistory      numbers that cannot be forecast from: wrong shape, infinite, naive times
+├── InvalidCalendar     an unknown country, or events that do not cover the window asked for
+├── InvalidTrace        a folder of recorded series that cannot be read
+└── EngineUnavailable   an engine nobody knows, or whose packages are not installed
 """
 
 from __future__ import annotations
@@ -18,3 +20,11 @@ class InvalidHistory(ForecastingError, ValueError):
 
 class InvalidCalendar(ForecastingError, ValueError):
     """The country is unknown, or the events do not cover the window asked for."""
+
+
+class InvalidTrace(ForecastingError, ValueError):
+    """The folder holds no series in a layout that is known, or a broken file; it is named."""
+
+
+class EngineUnavailable(ForecastingError, LookupError):
+    """The engine is unknown, or needs packages that are not installed; they are named."""

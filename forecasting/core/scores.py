@@ -72,13 +72,15 @@ def probability_integral_transform(
     return np.where(missing, np.nan, low), np.where(missing, np.nan, high)
 
 
-def coverage(y: FloatArray, q: FloatArray, *, levels: ArrayLike, interval: float) -> float:
-    """Share of observations inside the central interval, ties counted fractionally.
+def covered_share(
+    y: FloatArray, q: FloatArray, *, levels: ArrayLike, interval: float
+) -> FloatArray:
+    """How much of each observation lies inside the central interval, ties counted fractionally.
 
     y : shape (...,), NaN where missing; q : shape (..., n_levels)
     interval : in (0, 1); its two ends, (1 - interval) / 2 and (1 + interval) / 2, must be levels
 
-    Returns a share in [0, 1], NaN when nothing was observed.
+    Returns shape (...,), in [0, 1], NaN where y is NaN.
     Source: randomised probability integral transform in expectation, Czado et al. (2009).
     """
     level = np.asarray(levels, dtype=np.float64)
@@ -91,7 +93,16 @@ def coverage(y: FloatArray, q: FloatArray, *, levels: ArrayLike, interval: float
     inside = np.clip(np.minimum(high, upper) - np.maximum(low, lower), 0, None)
     certain = ((low >= lower) & (low <= upper)).astype(np.float64)
     share = np.where(width > 1e-12, inside / np.where(width > 1e-12, width, 1.0), certain)
-    seen = ~np.isnan(y)
+    return np.where(np.isnan(y), np.nan, share)
+
+
+def coverage(y: FloatArray, q: FloatArray, *, levels: ArrayLike, interval: float) -> float:
+    """Share of observations inside the central interval: the mean of `covered_share`.
+
+    Returns a share in [0, 1], NaN when nothing was observed.
+    """
+    share = covered_share(y, q, levels=levels, interval=interval)
+    seen = ~np.isnan(share)
     return float(share[seen].mean()) if seen.any() else float("nan")
 
 

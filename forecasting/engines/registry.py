@@ -1,0 +1,54 @@
+"""Engines by name, loaded when first asked for: some need packages that are optional."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from forecasting.core.engines import Engine
+from forecasting.errors import EngineUnavailable
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an engine is, and what it needs that may be missing.
+
+    package : what must be importable; extra : the requirements file that brings it
+    """
+
+    module: str
+    name: str
+    package: str = "numpy"
+    extra: str = "requirements.txt"
+
+
+ENGINES: Mapping[str, Entry] = {
+    "product": Entry("forecasting.engines.product", "Product"),
+    "prophet_batched": Entry("forecasting.engines.prophet_batched", "ProphetBatched"),
+    "seasonal": Entry("forecasting.engines.seasonal", "Seasonal"),
+    "seasonal_naive": Entry("forecasting.engines.naive", "SeasonalNaive"),
+    "prophet_stock": Entry("forecasting.engines.prophet_stock", "ProphetStock", "prophet"),
+}
+
+
+def installed() -> list[str]:
+    """Names of the engines whose packages are there."""
+    return [name for name, entry in ENGINES.items() if find_spec(entry.package)]
+
+
+def load(name: str) -> Engine:
+    """An engine with its default settings.
+
+    Raises EngineUnavailable for an unknown name, or when its packages are not installed.
+    """
+    entry = ENGINES.get(name)
+    if entry is None:
+        raise EngineUnavailable(f"No engine {name!r}; there are: {', '.join(ENGINES)}.")
+    if not find_spec(entry.package):
+        raise EngineUnavailable(
+            f"Engine {name!r} needs {entry.package}: pip install -r {entry.extra}"
+        )
+    engine: Engine = getattr(import_module(entry.module), entry.name)()
+    return engine

@@ -1,0 +1,137 @@
+"""Score the forecast engines on recorded machines, against naive methods in the same run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from tqdm import tqdm
+
+from forecasting.core.evaluation import Question, Scores, answers_of, ask_of, score, spread_origins
+from forecasting.engines import registry
+from forecasting.errors import ForecastingError
+from forecasting.traces import HOUR, Trace, read_trace
+
+HORIZON = 24
+HISTORY = 42 * 24
+
+
+class Command(BaseCommand):
+    help = __doc__
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+        parser.add_argument(
+            "--engine",
+            action="append",
+            choices=[*registry.ENGINES, "all"],
+            help="may be given several times; default: product",
+        )
+        parser.add_argument("--origins", type=int, default=5, help="over the last three weeks")
+        parser.add_argument("--machines", type=int, help="only so many, evenly spread; default all")
+        parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+    def handle(self, *args: Any, data: Path, **options: Any) -> None:
+        try:
+            trace, questions = self._prepare(data, options["origins"], options["machines"])
+            figures: dict[str, float] = {}
+            detail: dict[str, Any] = {}
+            for name in _chosen(options["engine"] or ["product"]):
+                scores, seconds = _score(name, questions)
+                self._say(name, scores, seconds)
+                figures |= _figures(name, trace.name, scores)
+                detail[name] = asdict(scores) | {"forecast_s": seconds}
+        except ForecastingError as error:
+            raise CommandError(str(error)) from error
+        if options["json"]:
+            self.stdout.write(json.dumps({"figures": figures, "detail": detail}))
+
+    def _prepare(
+        self, folder: Path, count: int, machines: int | None
+    ) -> tuple[Trace, list[Question]]:
+        with _bar("reading", "files") as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            trace = read_trace(folder, machines=machines, progress=progress)
+        origins = spread_origins(trace.n_slots, horizon=HORIZON, step=HOUR, count=count)
+        questions = ask_of(
+            trace.resources,
+            start=trace.start,
+            step=HOUR,
+            origins=origins,
+            window=HISTORY,
+            horizon=HORIZON,
+        )
+        days = [min(origin, HISTORY) / 24 for origin in origins]
+        short = "" if min(days) == HISTORY / 24 else " (as much as there is)"
+        self.stdout.write(
+            f"{trace.name}: {trace.n_series} series of {', '.join(trace.resources)},"
+            f" {HORIZON} h ahead from {', '.join(_moments(trace, origins))}"
+            f" with {', '.join(f'{each:g}' for each in days)} days of history{short}."
+        )
+        return trace, questions
+
+    def _say(self, name: str, scores: Scores, seconds: float) -> None:
+        by_resource = ", ".join(f"{key} {value:.3f}" for key, value in scores.wql.items())
+        self.stdout.write(
+            f"{name}: WQL {scores.relative_wql:.4f} of seasonal naive ({by_resource});"
+            f" per series {scores.scaled_loss:.4f};"
+            f" better than the best naive {scores.share_beating_naive:.1%},"
+            f" than yesterday {scores.share_beating_seasonal_naive:.1%};"
+            f" silent {scores.silent_share:.2%}; {seconds:.1f} s"
+        )
+        for interval, share in scores.coverage.items():
+            deciles = scores.decile_coverage[interval]
+            self.stdout.write(
+                f"  {interval:.0%} interval covers {share:.1%};"
+                f" by volatility {' '.join(f'{each:.1%}' for each in deciles)}"
+                f" (spread {max(deciles) - min(deciles):.1%})"
+            )
+
+
+def _chosen(names: list[str]) -> list[str]:
+    return registry.installed() if "all" in names else list(dict.fromkeys(names))
+
+
+def _score(name: str, questions: list[Question]) -> tuple[Scores, float]:
+    engine = registry.load(name)
+    with _bar(name, "forecasts", total=len(questions)) as bar:
+        started = time.perf_counter()
+        answers = answers_of(engine, questions, step=HOUR, progress=bar.update)
+        seconds = time.perf_counter() - started
+    return score(questions, answers), seconds
+
+
+def _figures(name: str, trace: str, scores: Scores) -> dict[str, float]:
+    """The product's figures bear the trace's name alone, another engine's its own before it."""
+    of = trace if name == "product" else f"{name}_{trace}"
+    figures = {
+        f"wql_{of}": scores.relative_wql,
+        f"scaled_{of}": scores.scaled_loss,
+        f"share_beating_naive_{of}": scores.share_beating_naive,
+    }
+    for interval, share in scores.coverage.items():
+        deciles = scores.decile_coverage[interval]
+        figures[f"cover{interval * 100:.0f}_{of}"] = share
+        figures[f"cover{interval * 100:.0f}_spread_{of}"] = max(deciles) - min(deciles)
+    if name == "product":
+        figures["share_beating_naive"] = scores.share_beating_naive
+    return {key: round(value, 5) for key, value in figures.items()}
+
+
+def _moments(trace: Trace, origins: list[int]) -> list[str]:
+    return [f"{trace.start + timedelta(hours=origin):%m-%d %H:%M}" for origin in origins]
+
+
+def _bar(text: str, unit: str, total: int | None = None) -> tqdm[Any]:
+    return tqdm(desc=text, unit=f" {unit}", total=total, file=sys.stderr)
