@@ -16,6 +16,8 @@ from uuid import UUID
 import numpy as np
 import psycopg
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Func, IntegerField, QuerySet, TextField
+from django.db.models.functions import Cast, Coalesce
 from psycopg.types.json import Jsonb
 
 from desktops.errors import Refused
@@ -28,7 +30,10 @@ from desktops.sources.samples import MEASURES, IntArray, Labels, Samples
 logger = logging.getLogger(__name__)
 
 BATCHES_AT_ONCE = 2000
-BYTES_AT_ONCE = 64 << 20
+# Of batches as they wait. Rows become about eight times as much on the way into the tables.
+BYTES_AT_ONCE = 32 << 20
+# Applications and disk reads become objects: of a byte of JSON, many times as many as of a row's.
+EXTRAS_WEIGHT = 8
 HOUR = timedelta(hours=1)
 
 
@@ -155,19 +160,33 @@ class _Waiting:
 
 
 def _unsettled(source: Source, *, only: int | None) -> list[_Waiting]:
-    """The oldest, as many as fit in memory."""
+    """The oldest, as many as fit in memory; at least one."""
     some = Batch.objects.filter(source=source, settled_at=None).order_by("pk")
     if only is not None:
         some = some.filter(pk=only)
     fields = ("pk", "desktop_id", "desktop__key", "desktop__desktop_user_id", "body", "extras")
-    batches: list[_Waiting] = []
+    chosen = some.filter(pk__in=_that_fit(some))
+    return [_Waiting(*values) for values in chosen.values_list(*fields)]
+
+
+def _that_fit(batches: QuerySet[Batch]) -> list[int]:
+    """Measured in the database, before any of them is read."""
+    sizes = batches.values_list(
+        "pk",
+        Coalesce(Func("body", function="octet_length", output_field=IntegerField()), 0),
+        Coalesce(
+            Func(Cast("extras", TextField()), function="octet_length", output_field=IntegerField()),
+            0,
+        ),
+    )
+    chosen: list[int] = []
     size = 0
-    for values in some.values_list(*fields)[:BATCHES_AT_ONCE].iterator(chunk_size=500):
-        batches.append(_Waiting(*values))
-        size += len(batches[-1].body)
-        if size > BYTES_AT_ONCE:
+    for pk, body_bytes, extras_bytes in sizes[:BATCHES_AT_ONCE]:
+        size += body_bytes + EXTRAS_WEIGHT * extras_bytes
+        if chosen and size > BYTES_AT_ONCE:
             break
-    return batches
+        chosen.append(pk)
+    return chosen
 
 
 def _write(source: Source, batches: Sequence[_Waiting], wall: datetime) -> None:

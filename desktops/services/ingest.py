@@ -23,6 +23,7 @@ from desktops.sources.checks import believable
 from desktops.sources.samples import MEASURES, IntArray, Labels, Rejections, Samples, Screen
 
 NO_LIMIT = 2**31
+QUARANTINED_AT_ONCE = 1000  # rows made at once: a whole batch of them may be refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +251,8 @@ def _quarantine(
         return
     row_of = {int(line): row for row, line in enumerate(samples.line)}
     person, desktop = resolver.subjects(samples)
-    QuarantinedRow.objects.bulk_create(
-        (
+    for begin in range(0, len(rejections.first), QUARANTINED_AT_ONCE):
+        QuarantinedRow.objects.bulk_create(
             QuarantinedRow(
                 source=source,
                 desktop_id=int(desktop[row_of[line]]) or None,
@@ -261,10 +262,8 @@ def _quarantine(
                 detail=sentence[:300],
                 row=_as_json(samples, row_of[line], resolver),
             )
-            for line, sentence in rejections.first
-        ),
-        batch_size=1000,
-    )
+            for line, sentence in rejections.first[begin : begin + QUARANTINED_AT_ONCE]
+        )
 
 
 def _as_json(samples: Samples, row: int, resolver: _Resolver) -> dict[str, object]:

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
 from django.db import connection, transaction
+from django.db.models import signals
 
 from desktops.errors import Refused
 from desktops.models import (
@@ -35,6 +37,7 @@ from desktops.models import (
     Source,
 )
 from desktops.pseudonyms import pseudonym
+from desktops.services import batches, ingest
 from desktops.services.batches import accept, settle
 from desktops.services.ingest import Stored, ensure_source, store
 from desktops.services.rollups import roll_up
@@ -298,6 +301,42 @@ def test_a_broken_batch_keeps_nobody_else_waiting(pool: Pool, caplog: Any) -> No
     assert Sample.objects.get().desktop_id == bob.pk
     assert Batch.objects.get(settled_at=None).desktop == anna
     assert "cannot be settled; it is kept" in caplog.text
+
+
+def test_batches_are_settled_together_only_as_far_as_they_fit_in_memory(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BYTES_AT_ONCE", 20_000)
+    reads = {"day": "2026-03-02", "extent_bytes": 1 << 26, "read_bytes": [1] * 1000}
+    for n in range(4):
+        agent = agent_of(desktop_of(pool, f"anna-{n}"))
+        big = {"disk_reads": [reads | {"extents": list(range(1000))}]} if n < 2 else {}
+        deliver(agent, body(f"server-anna-{n}", seconds(1), **big))
+    # Two that alone are more than enough, then two that are next to nothing.
+    assert [settle(clock=lambda: NOW, most=1) for _ in range(4)] == [1, 1, 2, 0]
+    assert DiskRead.objects.count() == 2 and Sample.objects.count() == 4
+
+
+def test_what_is_refused_goes_into_quarantine_in_pieces(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "QUARANTINED_AT_ONCE", 10)
+    alive: WeakSet[QuarantinedRow] = WeakSet()
+    most = 0
+
+    def count(instance: QuarantinedRow, **_: Any) -> None:
+        nonlocal most
+        alive.add(instance)
+        most = max(most, len(alive))
+
+    signals.post_init.connect(count, sender=QuarantinedRow)
+    try:
+        samples = samples_of("desk-nobody", seconds(*range(1, 101)), cpu_cores=[1.0] * 100)
+        assert keep(pool, samples).rejected_rows == 100
+    finally:
+        signals.post_init.disconnect(count, sender=QuarantinedRow)
+    assert QuarantinedRow.objects.count() == 100
+    assert most <= 20
 
 
 # Believing
