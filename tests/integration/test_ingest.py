@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -321,12 +321,12 @@ def test_what_is_refused_goes_into_quarantine_in_pieces(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "QUARANTINED_AT_ONCE", 10)
-    alive: WeakSet[QuarantinedRow] = WeakSet()
+    alive: WeakValueDictionary[int, QuarantinedRow] = WeakValueDictionary()
     most = 0
 
     def count(instance: QuarantinedRow, **_: Any) -> None:
         nonlocal most
-        alive.add(instance)
+        alive[id(instance)] = instance
         most = max(most, len(alive))
 
     signals.post_init.connect(count, sender=QuarantinedRow)
