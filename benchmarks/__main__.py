@@ -10,7 +10,17 @@ from pathlib import Path
 
 from benchmarks.figures import Figures, Goal, measure, report
 
-HELPERS = {"__main__", "clone", "figures", "fleet_read", "fleets", "servers", "settling", "soak"}
+HELPERS = {
+    "__main__",
+    "clone",
+    "figures",
+    "fleet_read",
+    "fleets",
+    "peers",
+    "servers",
+    "settling",
+    "soak",
+}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from forecasting.core.arrays import BoolArray, FloatArray
 from forecasting.core.backtest import Fold, folds
+from forecasting.core.calendar import Holidays
 from forecasting.core.engines import Engine
 from forecasting.core.naive import persistence, seasonal_naive
 from forecasting.core.scores import covered_share, pinball_loss
@@ -26,11 +27,14 @@ INTERVALS = (0.5, 0.8, 0.9)
 N_DECILES = 10
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 
+Series = tuple[str, str]  # resource and group
+
 
 @dataclass(frozen=True)
 class Question:
     """One resource at one origin, and what the naive methods make of it.
 
+    group : which series; the questions of one resource and group hold the same ones in order
     comparable : shape (n_series, horizon), hours that were observed and that the seasonal-naive
         forecast has something to say about; only these are scored
     naive : shape (n_series, horizon, n_levels), seasonal-naive of yesterday
@@ -39,6 +43,7 @@ class Question:
     """
 
     resource: str
+    group: str
     fold: Fold
     comparable: BoolArray
     naive: FloatArray
@@ -101,15 +106,18 @@ def ask_of(
     window: int,
     horizon: int,
     levels: Sequence[float] = LEVELS,
+    holidays: Holidays | None = None,
+    group: str = "",
 ) -> list[Question]:
     """The questions: every resource at every origin.
 
     histories : by resource, shape (n_series, n_slots), NaN where missing
     origins : first slots to be forecast; one with less than `window` slots before it gets all
         there are
+    holidays : of all slots; every resource holds the same subjects
     """
     return [
-        _question(resource, fold, step=step, levels=np.asarray(levels))
+        _question(resource, group, fold, step=step, levels=np.asarray(levels))
         for origin in origins
         for resource, history in histories.items()
         for fold in folds(
@@ -119,11 +127,14 @@ def ask_of(
             origins=[origin],
             window=min(window, origin),
             horizon=horizon,
+            holidays=holidays,
         )
     ]
 
 
-def _question(resource: str, fold: Fold, *, step: timedelta, levels: FloatArray) -> Question:
+def _question(
+    resource: str, group: str, fold: Fold, *, step: timedelta, levels: FloatArray
+) -> Question:
     horizon = fold.actual.shape[1]
     day, week = round(DAY / step), round(WEEK / step)
     yesterday = seasonal_naive(fold.history, lag=day, horizon=horizon, levels=levels)
@@ -135,7 +146,7 @@ def _question(resource: str, fold: Fold, *, step: timedelta, levels: FloatArray)
         _loss(actual, np.where(np.isfinite(each), each, yesterday), levels)
         for each in (yesterday, last_week, last_seen)
     ]
-    return Question(resource, fold, comparable, yesterday, np.stack(losses))
+    return Question(resource, group, fold, comparable, yesterday, np.stack(losses))
 
 
 def answers_of(
@@ -170,44 +181,67 @@ def score(
     *,
     levels: Sequence[float] = LEVELS,
 ) -> Scores:
-    """Score answers; the questions of one resource must hold the same series in the same order."""
+    """Score answers, one to each question, in order."""
     level = np.asarray(levels)
-    loss: dict[str, FloatArray] = {}
-    naive: dict[str, FloatArray] = {}
-    inside: dict[str, list[list[FloatArray]]] = {}
+    loss: dict[Series, FloatArray] = {}
+    naive: dict[Series, FloatArray] = {}
+    inside: dict[Series, list[list[FloatArray]]] = {}
     silent = asked = 0
     for question, answer in zip(questions, answers, strict=True):
         spoken: BoolArray = np.asarray(np.isfinite(answer).all(axis=2))
         silent += int((question.comparable & ~spoken).sum())
         asked += int(question.comparable.sum())
         said = np.where(spoken[:, :, None], answer, question.naive)
-        name = question.resource
-        loss[name] = loss.get(name, 0.0) + _loss(question.actual, said, level)
-        naive[name] = naive.get(name, 0.0) + question.naive_losses
-        inside.setdefault(name, []).append(
+        of = (question.resource, question.group)
+        loss[of] = loss.get(of, 0.0) + _loss(question.actual, said, level)
+        naive[of] = naive.get(of, 0.0) + question.naive_losses
+        inside.setdefault(of, []).append(
             [covered_share(question.actual, said, levels=level, interval=i) for i in INTERVALS]
         )
-    wql = {name: _ratio(loss[name].sum(), naive[name][0].sum()) for name in loss}
+    wql = _relative(loss, {of: each[0] for of, each in naive.items()})
     # (n_intervals, n_series of all resources, hours of all origins)
     covered = np.concatenate(
         [np.concatenate(np.array(each), axis=2) for each in inside.values()], axis=1
     )
     calmest_first = np.argsort(_volatility(questions), kind="stable")
-    deciles = np.array_split(calmest_first, N_DECILES)
+    tenths = np.array_split(calmest_first, N_DECILES)
     all_loss = np.concatenate(list(loss.values()))
     all_naive = np.concatenate(list(naive.values()), axis=1)
     return Scores(
         wql=wql,
-        relative_wql=float(np.exp(np.mean(np.log(list(wql.values()))))),
+        relative_wql=_geometric_mean(list(wql.values())),
         scaled_loss=_mean(all_loss / _positive(all_naive[0])),
         coverage={i: _mean(covered[n]) for n, i in enumerate(INTERVALS)},
         decile_coverage={
-            i: tuple(_mean(covered[n][some]) for some in deciles) for n, i in enumerate(INTERVALS)
+            i: tuple(_mean(covered[n][some]) for some in tenths) for n, i in enumerate(INTERVALS)
         },
         share_beating_naive=_share_below(all_loss, all_naive.min(axis=0)),
         share_beating_seasonal_naive=_share_below(all_loss, all_naive[0]),
         silent_share=silent / max(asked, 1),
     )
+
+
+def _relative(
+    loss: Mapping[Series, FloatArray], naive: Mapping[Series, FloatArray]
+) -> dict[str, float]:
+    """By resource, the losses of all its series against the naive forecast's."""
+    resources = list(dict.fromkeys(resource for resource, _ in loss))
+    return {
+        name: _ratio(
+            sum(each.sum() for (resource, _), each in loss.items() if resource == name),
+            sum(each.sum() for (resource, _), each in naive.items() if resource == name),
+        )
+        for name in resources
+    }
+
+
+def _geometric_mean(ratios: Sequence[float]) -> float:
+    """Of those that are known; 0 as soon as one is."""
+    known = np.array([each for each in ratios if np.isfinite(each)])
+    if not len(known):
+        return float("nan")
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(known))))
 
 
 def _loss(actual: FloatArray, said: FloatArray, levels: FloatArray) -> FloatArray:
@@ -218,7 +252,7 @@ def _loss(actual: FloatArray, said: FloatArray, levels: FloatArray) -> FloatArra
 
 def _volatility(questions: Sequence[Question]) -> FloatArray:
     """Standard deviation over mean of each series, in the history of its latest question."""
-    latest = {question.resource: question.fold.history for question in questions}
+    latest = {(each.resource, each.group): each.fold.history for each in questions}
     spreads = []
     for history in latest.values():
         seen = np.isfinite(history)

@@ -15,6 +15,7 @@ import numpy as np
 
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
+from forecasting.core.posterior import LAPLACE_SCALE, NOISE_SCALE, SEASONAL_SCALE, TREND_SCALE
 from forecasting.core.timeline import Timeline
 
 
@@ -67,19 +68,60 @@ class ProphetStock:
         self, values: FloatArray, timeline: Timeline, holidays: Holidays | None, calendar: int
     ) -> FloatArray:
         """Predictive draws of the future slots, shape (horizon, samples)."""
-        # Imported late: loading Prophet takes seconds that a web process need not spend.
-        import pandas as pd
-        from prophet import Prophet
-
-        logging.getLogger("cmdstanpy").setLevel(logging.WARNING)
-        times = pd.to_datetime(timeline.wall_s, unit="s")
-        model = Prophet(uncertainty_samples=self.samples, **self.settings)
-        frame = pd.DataFrame({"ds": times})
-        if holidays:
-            for column, name in enumerate(holidays.names):
-                frame[name] = holidays.flags[calendar, :, column].astype(float)
-                model.add_regressor(name, prior_scale=10.0, standardize=False)
-        known = frame[: timeline.n_slots].assign(y=values)
-        model.fit(known.dropna(subset=["y"]))
+        model, frame = fit_stock(
+            values,
+            timeline,
+            holidays,
+            calendar,
+            uncertainty_samples=self.samples,
+            **self.settings,
+        )
         draws: FloatArray = model.predictive_samples(frame[timeline.n_slots :])["yhat"]
         return draws
+
+
+def fit_stock(
+    values: FloatArray,
+    timeline: Timeline,
+    holidays: Holidays | None,
+    calendar: int = 0,
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """A fitted `prophet.Prophet`, and the frame of all slots with its regressors."""
+    # Imported late: loading Prophet takes seconds that a web process need not spend.
+    import pandas as pd
+    from prophet import Prophet
+
+    for name in ("cmdstanpy", "prophet"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    model = Prophet(**settings)
+    frame = pd.DataFrame({"ds": pd.to_datetime(timeline.wall_s, unit="s")})
+    if holidays:
+        for column, name in enumerate(holidays.names):
+            frame[name] = holidays.flags[calendar, :, column].astype(float)
+            model.add_regressor(name, prior_scale=10.0, standardize=False)
+    known = frame[: timeline.n_slots].assign(y=values)
+    model.fit(known.dropna(subset=["y"]))
+    return model, frame
+
+
+def log_posterior(model: Any) -> float:
+    """Density of Prophet's Stan model at its own estimate, constants left out.
+
+    model : fitted, with default priors; what `ProphetFit.log_posterior` is compared with
+    """
+    features = model.make_all_seasonality_features(model.history)[0].to_numpy()
+    t, y = model.history["t"].to_numpy(), model.history["y_scaled"].to_numpy()
+    slope, offset = model.params["k"][0, 0], model.params["m"][0, 0]
+    changes, effects = model.params["delta"][0], model.params["beta"][0]
+    noise = model.params["sigma_obs"][0, 0]
+    trend = slope * t + offset + np.maximum(t[:, None] - model.changepoints_t, 0) @ changes
+    error = y - trend - features @ effects
+    return float(
+        -len(y) * np.log(noise)
+        - (error**2).sum() / (2 * noise**2)
+        - (slope**2 + offset**2) / (2 * TREND_SCALE**2)
+        - np.abs(changes).sum() / LAPLACE_SCALE
+        - noise**2 / (2 * NOISE_SCALE**2)
+        - (effects**2).sum() / (2 * SEASONAL_SCALE**2)
+    )

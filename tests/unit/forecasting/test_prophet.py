@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from forecasting.core.calendar import Event, event_flags
+from forecasting.core.calendar import Event, Holidays, event_flags
 from forecasting.core.prophet import ProphetFit, fit_prophet
 from forecasting.core.timeline import Timeline
+from forecasting.engines.prophet_stock import fit_stock, log_posterior
 
 # The package drops columns in a way that its own dependency is about to forbid.
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
@@ -31,40 +30,11 @@ def rhythmic(n_series: int, n_slots: int, *, seed: int) -> np.ndarray:
     return 10 ** random.uniform(-2, 6, (n_series, 1)) * (day * week + 2 * bend + noise)
 
 
-def stock_fit(values: np.ndarray, timeline: Timeline, flags: np.ndarray | None = None):
+def stock_fit(values: np.ndarray, timeline: Timeline, holidays: Holidays | None = None):
     """Fit the package's model; its log posterior, and its forecast of the future slots."""
-    from prophet import Prophet
-
-    logging.getLogger("cmdstanpy").setLevel(logging.ERROR)
-    logging.getLogger("prophet").setLevel(logging.ERROR)
-    frame = pd.DataFrame({"ds": pd.to_datetime(timeline.wall_s, unit="s")})
-    model = Prophet(uncertainty_samples=0)
-    if flags is not None:
-        frame["event"] = flags.astype(float)
-        model.add_regressor("event", prior_scale=10.0, standardize=False)
-    known = frame[: timeline.n_slots].assign(y=values)
-    model.fit(known.dropna(subset=["y"]))
+    model, frame = fit_stock(values, timeline, holidays, uncertainty_samples=0)
     predicted = model.predict(frame[timeline.n_slots :])["yhat"].to_numpy()
-    return _log_posterior(model), predicted
-
-
-def _log_posterior(model) -> float:
-    """Density of Prophet's Stan model at its own estimate, constants left out."""
-    history, params = model.history, model.params
-    features = model.make_all_seasonality_features(history)[0].to_numpy()
-    t, y = history["t"].to_numpy(), history["y_scaled"].to_numpy()
-    k, m = params["k"][0, 0], params["m"][0, 0]
-    delta, beta, sigma = params["delta"][0], params["beta"][0], params["sigma_obs"][0, 0]
-    trend = k * t + m + np.maximum(t[:, None] - model.changepoints_t, 0) @ delta
-    error = y - trend - features @ beta
-    return (
-        -len(y) * np.log(sigma)
-        - (error**2).sum() / (2 * sigma**2)
-        - (k**2 + m**2) / 50
-        - np.abs(delta).sum() / 0.05
-        - 2 * sigma**2
-        - (beta**2).sum() / 200
-    )
+    return log_posterior(model), predicted
 
 
 def assert_at_least_stan(fit: ProphetFit, i: int, stan: float) -> None:
@@ -97,10 +67,21 @@ def test_log_posterior_is_at_least_stans_with_events():
     history *= 1 + flags[: timeline.n_slots]
     fit = fit_prophet(history, timeline=timeline, holidays=calendar)
     for i, values in enumerate(history):
-        stan, predicted = stock_fit(values, timeline, flags)
+        stan, predicted = stock_fit(values, timeline, calendar)
         assert_at_least_stan(fit, i, stan)
         median = fit.quantiles([0.5])[i, :, 0]
         assert np.abs(median - predicted).max() < 0.03 * np.nanmax(values)
+
+
+def test_a_series_that_hardly_errs_is_fitted_as_well_as_stan_does():
+    timeline = Timeline(START, HOUR, 24 * 21, 24)
+    hour = np.arange(timeline.n_slots)
+    noise = np.random.default_rng(6).normal(size=(2, len(hour)))
+    wave = 5 + np.sin(2 * np.pi * hour / 24) + np.maximum(hour - 200, 0) / 100
+    history = wave + noise * [[1e-2], [1e-3]]
+    fit = fit_prophet(history, timeline=timeline)
+    for i, values in enumerate(history):
+        assert_at_least_stan(fit, i, stock_fit(values, timeline)[0])
 
 
 def test_seasonalities_follow_prophets_rules():
