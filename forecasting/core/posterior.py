@@ -28,7 +28,8 @@ SLOPE, OFFSET, CHANGES = 0, 1, slice(2, 2 + N_CHANGEPOINTS)
 
 # Scaled values lie in [-1, 1]; noise below this is rounding, and would make the programme singular.
 LEAST_NOISE = 1e-7
-MAX_ITERATIONS = 50
+# A dozen are usual; a series that hardly errs takes a hundred, as its noise is found step by step.
+MAX_ITERATIONS = 200
 TOLERANCE = 1e-9
 # How far a step aims to bring the products of values and duals down.
 CENTRING = 0.1

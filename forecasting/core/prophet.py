@@ -148,7 +148,8 @@ def fit_prophet(
     for number, (members, _) in enumerate(groups):
         layout_of[members] = number
 
-    coefficients = _coefficients(values, observed, groups, layout_of, regressors)
+    constant = _is_constant(values, observed)
+    coefficients = _coefficients(values, observed, constant, groups, layout_of, regressors)
     noise, log_density = np.full(n_series, np.nan), np.full(n_series, np.nan)
     for members, layout in groups:
         seen = np.flatnonzero(observed[members[0]])
@@ -159,7 +160,7 @@ def fit_prophet(
         variance = best_variance(error, count)
         noise[members] = np.sqrt(variance)
         log_density[members] = log_posterior(coefficients[members], variance, error, count)
-    _settle_constants(values, observed, coefficients, noise)
+    noise[constant] = np.where(layout_of[constant] >= 0, 0.0, np.nan)
     return ProphetFit(
         timeline=timeline,
         holidays=holidays,
@@ -269,6 +270,7 @@ class _Regressors:
 def _coefficients(
     values: FloatArray,
     observed: BoolArray,
+    constant: BoolArray,
     groups: Sequence[tuple[IntArray, _Layout]],
     layout_of: IntArray,
     regressors: _Regressors,
@@ -284,30 +286,31 @@ def _coefficients(
         moment[members] = values[np.ix_(members, seen)] @ design
     energy, count = (values**2).sum(axis=1), observed.sum(axis=1).astype(np.float64)
     coefficients = np.full((len(values), n_columns), np.nan)
-    for some in _batches(groups):
+    for some in _batches([members[~constant[members]] for members, _ in groups]):
         of = layout_of[some]
         shared = of[:1] if (of == of[0]).all() else of
         coefficients[some] = maximise_posterior(
             gram[shared], moment[some], energy[some], count[some]
         )
+    # A series that never changed has nothing to fit; as Prophet does, say so with no noise.
+    still = np.flatnonzero(constant & (layout_of >= 0))
+    coefficients[still] = 0.0
+    coefficients[still, OFFSET] = np.where(observed[still], values[still], -np.inf).max(axis=1)
     return coefficients
 
 
-def _batches(groups: Sequence[tuple[IntArray, _Layout]]) -> Iterator[IntArray]:
+def _batches(groups: Sequence[IntArray]) -> Iterator[IntArray]:
     """Series to be solved together: those of a large group by themselves, so as to share a Gram."""
-    large = [members for members, _ in groups if len(members) >= SHARED_FROM]
-    small = [members for members, _ in groups if len(members) < SHARED_FROM]
+    large = [members for members in groups if len(members) >= SHARED_FROM]
+    small = [members for members in groups if len(members) < SHARED_FROM]
     for members in [*large, *([np.concatenate(small)] if small else [])]:
-        yield from np.array_split(members, -(-len(members) // SOLVED_AT_ONCE))
+        if len(members):
+            yield from np.array_split(members, -(-len(members) // SOLVED_AT_ONCE))
 
 
-def _settle_constants(
-    values: FloatArray, observed: BoolArray, coefficients: FloatArray, noise: FloatArray
-) -> None:
-    """A series that never changed has nothing to fit; as Prophet does, say so with no noise."""
+def _is_constant(values: FloatArray, observed: BoolArray) -> BoolArray:
+    """Which series never changed, shape (n_series,)."""
     highest = np.where(observed, values, -np.inf).max(axis=1, initial=-np.inf)
     lowest = np.where(observed, values, np.inf).min(axis=1, initial=np.inf)
-    constant = np.isfinite(noise) & (highest == lowest)
-    coefficients[constant] = 0.0
-    coefficients[constant, OFFSET] = highest[constant]
-    noise[constant] = 0.0
+    constant: BoolArray = highest == lowest
+    return constant
