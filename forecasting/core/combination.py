@@ -30,8 +30,13 @@ def learn_weights(actual: FloatArray, quantiles: FloatArray, *, levels: FloatArr
     levels : shape (n_levels,)
 
     Returns shape (n_series, n_members), rows summing to 1; equal weights for a series with no
-    case to learn from.
+    case to learn from, and none for a member that never said anything.
     """
+    heard = np.isfinite(quantiles).all(axis=3).any(axis=(1, 2))
+    if heard.any() and not heard.all():
+        weights = np.zeros(quantiles.shape[1::-1])
+        weights[:, heard] = learn_weights(actual, quantiles[heard], levels=levels)
+        return weights
     n_members, n_series = quantiles.shape[:2]
     spoken = np.isfinite(quantiles).all(axis=(0, 3)) & np.isfinite(actual)
     said = np.where(spoken[None, :, :, None], quantiles, 0.0)

@@ -1,33 +1,40 @@
 """Numbers in, quantiles out: the demand forecast of a whole fleet.
 
-Several engines that fail in different ways (batched Prophet, and quantiles of comparable hours
-under different habits of remembering) each forecast every series. They are averaged quantile by
-quantile with weights learned at past origins, first for the fleet, then leaning to what served
-the single series (`combination`), and the spread is corrected so that past intervals would have
-covered what they promised (`calibration`). Every step is relative to a series' own scale, sees
-nothing past the origin it forecasts from, and treats all series alike.
+Several engines that fail in different ways (batched Prophet, one boosted model for the fleet, and
+quantiles of comparable hours under different habits of remembering) each forecast every series.
+They are averaged quantile by quantile with weights learned at past origins, first for the fleet,
+then leaning to what served the single series (`combination`), and the spread is corrected so that
+past intervals would have covered what they promised (`calibration`). Every step is relative to a
+series' own scale, sees nothing past the origin it forecasts from, and treats all series alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.calibration import learn_factors, stretch
 from forecasting.core.combination import combine, learn_weights
+from forecasting.core.pooled import Clock, PooledModel, fit_pooled
 from forecasting.core.prophet import fit_prophet
+from forecasting.core.scores import pinball_loss
 from forecasting.core.seasonal import HABITS, habit_quantiles
+from forecasting.core.threads import N_THREADS
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
 
 ENGINE_NAME = "combined"
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
+PROPHET, POOLED, FIRST_HABIT = 0, 1, 2
+MEMBERS = ("prophet", "pooled", *(habit.name for habit in HABITS))
 BACKTEST_LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 # What is known of the next hours differs in kind from what is known of the next days.
 BAND_ENDS_H = (6.0, 24.0, np.inf)
@@ -37,6 +44,24 @@ PROPHET_REFIT_DAYS = 4
 SERIES_AT_ONCE = 512
 # A lowest value seen this often is where the series rests.
 REST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class FleetForecast:
+    """A forecast, and how it came about.
+
+    quantiles : shape (n_series, horizon, n_levels), see `forecast_fleet`
+    engines : what was combined
+    weights : shape (n_series, n_engines), the part each took, averaged over the horizon; a row
+        sums to 1, NaN for a series never observed
+    losses : shape (n_series, n_engines), pinball loss of each at the past origins the weights
+        were learned from, as a ratio to that of the day before repeated; NaN where unknown
+    """
+
+    quantiles: FloatArray
+    engines: tuple[str, ...]
+    weights: FloatArray
+    losses: FloatArray
 
 
 def forecast_fleet(
@@ -67,6 +92,21 @@ def forecast_fleet(
 
     Raises InvalidHistory for arguments that make no sense, naming the first offender.
     """
+    return forecast_in_detail(
+        history, start=start, step=step, horizon=horizon, levels=levels, holidays=holidays
+    ).quantiles
+
+
+def forecast_in_detail(
+    history: ArrayLike,
+    *,
+    start: datetime,
+    step: timedelta,
+    horizon: int,
+    levels: Sequence[float],
+    holidays: Holidays | None = None,
+) -> FleetForecast:
+    """As `forecast_fleet`, with what each engine had to do with it."""
     values = _checked_history(history)
     level = _checked_levels(levels)
     timeline = Timeline(start, step, values.shape[1], horizon)
@@ -78,13 +118,15 @@ def forecast_fleet(
     # The median is always among them: the spread is measured from it.
     rising = np.unique(np.append(level, 0.5))
     result = np.full((len(values), horizon, len(level)), np.nan)
+    weights, losses = np.full((2, len(values), len(MEMBERS)), np.nan)
     known = np.flatnonzero(np.isfinite(values).any(axis=1))
     if len(known) and horizon and len(level):
         scale = _power_of_two(values[known])
         some = holidays.take(known) if holidays else None
-        quantiles = _forecast_known(values[known] / scale, timeline, rising, some)
-        result[known] = quantiles[:, :, np.searchsorted(rising, level)] * scale[:, :, None]
-    return result
+        made = _forecast_known(values[known] / scale, timeline, rising, some)
+        result[known] = made.quantiles[:, :, np.searchsorted(rising, level)] * scale[:, :, None]
+        weights[known], losses[known] = made.weights, made.losses
+    return FleetForecast(result, MEMBERS, weights, losses)
 
 
 def _checked_history(history: ArrayLike) -> FloatArray:
@@ -115,15 +157,16 @@ def _power_of_two(values: FloatArray) -> FloatArray:
 
 def _forecast_known(
     values: FloatArray, timeline: Timeline, levels: FloatArray, holidays: Holidays | None
-) -> FloatArray:
-    """As `forecast_fleet`, for series with at least one observation and rising levels."""
-    trial = _Trial.of(timeline)
+) -> FleetForecast:
+    """As `forecast_in_detail`, for series with at least one observation and rising levels."""
+    clock = _clock(timeline, holidays, len(values))
+    pooled = fit_pooled(values, clock=clock)
+    engines = _Engines(timeline, clock, holidays, pooled)
+    trial = _Trial.of(timeline, learned_to=pooled.holdout_from if pooled else 0)
     actual = _observed_at(values, trial)
+    pieces = _pieces(len(values))
     said = np.concatenate(
-        [
-            _members(values[some], timeline, _of(holidays, some), trial, BACKTEST_LEVELS)
-            for some in _pieces(len(values))
-        ],
+        _side_by_side(lambda some: engines.say(values, some, trial, BACKTEST_LEVELS), pieces),
         axis=1,
     )
     weights = np.empty((len(values), timeline.horizon, said.shape[0]))
@@ -137,15 +180,33 @@ def _forecast_known(
         mixed = combine(heard, weight)
         weights[here] = weight[:, None]
         factors[here] = learn_factors(happened, mixed, levels=BACKTEST_LEVELS)[:, None]
+    losses = _losses(actual, said, values, trial)
 
     now = _Trial.now(timeline)
-    result = np.empty((len(values), timeline.horizon, len(levels)))
-    for some in _pieces(len(values)):
-        members = _members(values[some], timeline, _of(holidays, some), now, levels)[:, :, 0]
+
+    def forecast(some: IntArray) -> FloatArray:
+        members = engines.say(values, some, now, levels)[:, :, 0]
         mixed = combine(members, weights[some])
         mixed = stretch(mixed, factors[some], at=BACKTEST_LEVELS, levels=levels)
-        result[some] = _plausible(mixed, values[some], levels)
-    return result
+        return _plausible(mixed, values[some], levels)
+
+    quantiles = np.concatenate(_side_by_side(forecast, pieces))
+    return FleetForecast(quantiles, MEMBERS, weights.mean(axis=1), losses)
+
+
+def _clock(timeline: Timeline, holidays: Holidays | None, n_series: int) -> Clock:
+    if not holidays:
+        none = np.zeros((1, timeline.n_slots + timeline.horizon), dtype=np.bool_)
+        return Clock(timeline, none, np.zeros(n_series, dtype=np.int64))
+    off = np.stack([holidays.days_off(each) for each in range(len(holidays.flags))])
+    return Clock(timeline, off, holidays.calendar_of(n_series))
+
+
+def _side_by_side(
+    work: Callable[[IntArray], FloatArray], pieces: Sequence[IntArray]
+) -> list[FloatArray]:
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        return list(threads.map(work, pieces))
 
 
 @dataclass(frozen=True)
@@ -158,6 +219,7 @@ class _Trial:
     band_of_slot: IntArray
     slots_per_day: int
     n_slots: int
+    learned_to: int = 0
 
     @classmethod
     def now(cls, timeline: Timeline) -> _Trial:
@@ -165,8 +227,11 @@ class _Trial:
         return cls((0,), leads, leads * 0, leads * 0, timeline.slots_per_day, timeline.n_slots)
 
     @classmethod
-    def of(cls, timeline: Timeline) -> _Trial:
-        """Past origins to learn from: at most half the history is spent on being wrong about."""
+    def of(cls, timeline: Timeline, *, learned_to: int) -> _Trial:
+        """Past origins to learn from: at most half the history is spent on being wrong about.
+
+        learned_to : slot before which an engine has seen what happened
+        """
         per_day = timeline.slots_per_day or 1
         longest = timeline.n_slots // (2 * per_day)
         reach = -(-timeline.horizon // per_day)
@@ -180,7 +245,8 @@ class _Trial:
             for lead in _spread(np.flatnonzero(band == each) + 1, LEADS_PER_BAND)
         ]
         chosen = np.array(leads, dtype=np.int64)
-        return cls(days, chosen, band[chosen - 1], band, per_day, timeline.n_slots)
+        days = tuple(d for d in days if timeline.n_slots - d * per_day + chosen.max() > learned_to)
+        return cls(days, chosen, band[chosen - 1], band, per_day, timeline.n_slots, learned_to)
 
     def nearest_band(self, band: int) -> IntArray:
         """Which leads to learn a band from: its own if any was observed, else the nearest's."""
@@ -207,41 +273,90 @@ def _of(holidays: Holidays | None, series: IntArray) -> Holidays | None:
 
 
 def _observed_at(values: FloatArray, trial: _Trial) -> FloatArray:
-    """What followed each past origin, shape (n_series, n_origins, n_leads); NaN if not yet."""
+    """What followed each past origin, shape (n_series, n_origins, n_leads).
+
+    NaN if it did not yet, or if an engine had seen it before it spoke.
+    """
     back = np.array(trial.days_back, dtype=np.int64)[:, None] * trial.slots_per_day
     slot = trial.n_slots - back + trial.leads - 1
-    known = slot < trial.n_slots
+    known = (slot >= trial.learned_to) & (slot < trial.n_slots)
     result: FloatArray = np.where(known, values[:, np.where(known, slot, 0)], np.nan)
     return result
 
 
-def _members(
-    values: FloatArray,
-    timeline: Timeline,
-    holidays: Holidays | None,
-    trial: _Trial,
-    levels: FloatArray,
-) -> FloatArray:
-    """What every engine says, shape (n_members, n_series, n_origins, n_leads, n_levels)."""
-    calendar = holidays.calendar_of(len(values)) if holidays else np.zeros(len(values), np.int64)
-    shape = (len(values), len(trial.days_back), len(trial.leads), len(levels))
-    said = np.full((1 + len(HABITS), *shape), np.nan)
-    said[0] = _prophet(values, timeline, holidays, trial, levels)
-    for each in np.unique(calendar):
-        some = np.flatnonzero(calendar == each)
-        for number, habit in enumerate(HABITS):
-            said[1 + number, some] = habit_quantiles(
-                values[some],
-                timeline=timeline,
-                habit=habit,
-                days_off=holidays.days_off(each) if holidays else None,
-                days_back=trial.days_back,
-                leads=trial.leads,
-                levels=levels,
-            )
-    # Where no comparable hour was ever seen, Prophet's curves are free to go anywhere.
-    said[0][~np.isfinite(said[1:]).all(axis=-1).any(axis=0)] = np.nan
-    return _at_rest(_within_reach(said, values), values)
+def _losses(actual: FloatArray, said: FloatArray, values: FloatArray, trial: _Trial) -> FloatArray:
+    """Pinball loss of each member relative to the day before repeated, (n_series, n_members)."""
+    naive = _day_before(values, trial)
+    known = np.isfinite(actual) & np.isfinite(naive).all(axis=-1)
+    spoken: BoolArray = np.asarray(np.isfinite(said).all(axis=-1))
+    known &= spoken[spoken.any(axis=(1, 2, 3))].all(axis=0)
+    happened = np.where(known, actual, np.nan)
+    total = np.stack(
+        [
+            np.nansum(pinball_loss(happened, each, levels=BACKTEST_LEVELS), axis=(1, 2, 3))
+            for each in (naive, *said)
+        ]
+    )
+    silent = ~spoken.any(axis=(2, 3))
+    ratio = np.full(silent.shape, np.nan)
+    np.divide(total[1:], total[0], out=ratio, where=(total[0] > 0) & ~silent)
+    return ratio.T
+
+
+def _day_before(values: FloatArray, trial: _Trial) -> FloatArray:
+    """The last day known at each origin again, with the quantiles of how wrong that was."""
+    per_day = trial.slots_per_day
+    shape = (len(values), len(trial.days_back), len(trial.leads), len(BACKTEST_LEVELS))
+    if values.shape[1] <= per_day or not trial.days_back:
+        return np.full(shape, np.nan)
+    back = np.array(trial.days_back, dtype=np.int64)[:, None] * per_day
+    slot = trial.n_slots - back + (trial.leads - 1) % per_day - per_day
+    last = np.where(slot >= 0, values[:, np.maximum(slot, 0)], np.nan)
+    ranked = np.sort(values[:, per_day:] - values[:, :-per_day], axis=1)  # NaN last
+    count = np.isfinite(ranked).sum(axis=1)
+    rank = np.rint(np.maximum(count - 1, 0)[:, None] * BACKTEST_LEVELS).astype(np.int64)
+    wrong = np.take_along_axis(ranked, rank, axis=1)
+    return np.asarray(last[..., None] + wrong[:, None, None])
+
+
+@dataclass(frozen=True)
+class _Engines:
+    """All that can be asked about the fleet."""
+
+    timeline: Timeline
+    clock: Clock
+    holidays: Holidays | None
+    pooled: PooledModel | None
+
+    def say(
+        self, fleet: FloatArray, some: IntArray, trial: _Trial, levels: FloatArray
+    ) -> FloatArray:
+        """What every engine says of some series, NaN where it has nothing to say.
+
+        Shape (n_members, n_series, n_origins, n_leads, n_levels).
+        """
+        values, clock, holidays = fleet[some], self.clock.take(some), _of(self.holidays, some)
+        asked: dict[str, Any] = {"days_back": trial.days_back, "leads": trial.leads}
+        shape = (len(values), len(trial.days_back), len(trial.leads), len(levels))
+        said = np.full((len(MEMBERS), *shape), np.nan)
+        said[PROPHET] = _prophet(values, self.timeline, holidays, trial, levels)
+        if self.pooled:
+            said[POOLED] = self.pooled.quantiles(values, clock=clock, levels=levels, **asked)
+        for each in np.unique(clock.calendar):
+            same = np.flatnonzero(clock.calendar == each)
+            for number, habit in enumerate(HABITS, start=FIRST_HABIT):
+                said[number, same] = habit_quantiles(
+                    values[same],
+                    timeline=self.timeline,
+                    habit=habit,
+                    days_off=clock.days_off[each],
+                    levels=levels,
+                    **asked,
+                )
+        # Where no comparable hour was ever seen, Prophet's curves are free to go anywhere.
+        strange = ~np.isfinite(said[FIRST_HABIT:]).all(axis=-1).any(axis=0)
+        said[PROPHET][strange] = np.nan
+        return _at_rest(_within_reach(said, values), values)
 
 
 def _prophet(
@@ -280,7 +395,11 @@ def _at_rest(said: FloatArray, values: FloatArray) -> FloatArray:
     """
     lowest = np.nanmin(values, axis=1)
     rests = (values == lowest[:, None]).sum(axis=1) >= REST_SHARE * np.isfinite(values).sum(axis=1)
-    by_value = [1 + i for i, habit in enumerate(HABITS) if habit.level_half_life_h is None]
+    by_value = [
+        number
+        for number, habit in enumerate(HABITS, start=FIRST_HABIT)
+        if habit.level_half_life_h is None
+    ]
     floor = lowest[:, None, None, None]
     resting = (said[by_value] == floor).all(axis=0) & rests[:, None, None, None]
     result: FloatArray = np.where(resting, floor, said)

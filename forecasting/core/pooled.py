@@ -1,0 +1,340 @@
+"""One model for the whole fleet: gradient-boosted quantiles.
+
+What a series does next hour looks like what others did in the same circumstances, once each is
+measured by its own size. So every series is put on the scale of its own recent mean, and one set
+of trees, a quantile each, learns from all of them together: from the last hours and days, from
+what happened at the same clock time before, and from the calendar. Square roots are learned, which
+keeps a few heavy hours from deciding everything; a quantile does not mind.
+
+The last days are held back from learning. The caller can thus compare the model with others where
+none of them has seen what happened.
+
+Source: Ke et al. (2017), "LightGBM"; Januschowski et al. (2022), "Forecasting with trees".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.threads import N_THREADS
+from forecasting.core.timeline import DAY_S, Timeline
+
+LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+ROUNDS, LEARNING_RATE, LEAVES, BINS = 100, 0.08, 15, 63
+LEAST_LEAF_ROWS = 100
+# Half the columns for each tree: they say much the same in different ways.
+COLUMN_SHARE = 0.5
+SEED = 1
+# A fleet has so much in common that more only costs time; less is too little to learn from.
+MOST_ROWS, LEAST_ROWS = 80_000, 4_000
+LEARNING_DAYS, SCALE_DAYS, CLOCK_DAYS = 28, 28, 28
+LEADS_LEARNED = 24
+HOLDOUT_DAYS, HOLDOUT_SHARE = 7, 5
+LEAST_DAYS = 7
+DAY_OFF = 7
+
+# From and to how many hours before the origin to average.
+RECENT_H = (
+    (1, 0), (2, 1), (3, 0), (6, 0), (12, 0), (24, 0), (48, 24), (72, 0), (168, 0),
+)  # fmt: skip
+SPREAD_DAYS = (1, 7, 28)
+CLOCK_LAGS = (1, 2, 3, 4, 5, 6, 7, 14)
+WEEK_LAGS = (7, 14, 21, 28)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The wall clock of each series: kinds of day differ where days off do.
+
+    timeline : the slots
+    days_off : shape (n_calendars, n_slots + horizon)
+    calendar : shape (n_series,), which row of `days_off` each series follows
+    """
+
+    timeline: Timeline
+    days_off: BoolArray
+    calendar: IntArray
+
+    def take(self, series: IntArray) -> Clock:
+        return Clock(self.timeline, self.days_off, self.calendar[series])
+
+    def day_kinds(self, slots: IntArray) -> IntArray:
+        """Weekday from Monday 0, or `DAY_OFF`; shape (n_series, *slots.shape)."""
+        weekday = self.timeline.weekday[slots]
+        kinds = np.where(self.days_off[:, slots], DAY_OFF, weekday)
+        result: IntArray = kinds[self.calendar]
+        return result
+
+
+@dataclass(frozen=True)
+class PooledModel:
+    """One booster a level; nothing at or after `holdout_from` (a slot) was learned from."""
+
+    boosters: tuple[Any, ...]
+    holdout_from: int
+
+    def quantiles(
+        self,
+        history: FloatArray,
+        *,
+        clock: Clock,
+        days_back: Sequence[int],
+        leads: IntArray,
+        levels: FloatArray,
+    ) -> FloatArray:
+        """Quantiles as they would have been said at origins whole days before the end.
+
+        history : shape (n_series, n_slots), NaN where missing
+        leads : slots ahead of the origin, from 1; levels : in (0, 1)
+
+        Returns shape (n_series, n_origins, n_leads, n_levels), non-decreasing in level; NaN at an
+        origin before which a series was not observed.
+        """
+        lowest = _lowest(history)
+        rows, scale = _features(history - lowest, clock, days_back, leads)
+        flat = rows.reshape(-1, rows.shape[-1])
+        learned = np.stack([b.predict(flat, num_threads=1) for b in self.boosters], axis=-1)
+        learned = np.sort(learned.reshape(*rows.shape[:-1], len(LEVELS)), axis=-1)
+        root = np.maximum(_at_levels(learned, levels), 0.0)
+        result: FloatArray = root**2 * scale[:, :, None, None] + lowest[:, :, None, None]
+        return result
+
+
+def fit_pooled(history: FloatArray, *, clock: Clock) -> PooledModel | None:
+    """Learn from all series, each at origins on as many past days as there are.
+
+    history : shape (n_series, n_slots), NaN where missing, every series observed at least once
+
+    Returns None when there is too little to learn from. The same series in another order, or
+    each multiplied by a number or moved by one, give the same model.
+    """
+    timeline = clock.timeline
+    per_day = timeline.slots_per_day
+    n_days = timeline.n_slots // per_day if per_day else 0
+    if n_days < LEAST_DAYS or not timeline.horizon:
+        return None
+    holdout = min(HOLDOUT_DAYS, n_days // HOLDOUT_SHARE)
+    reach = -(-timeline.horizon // per_day)
+    first, last = holdout + 1, min(holdout + LEARNING_DAYS + reach - 1, n_days - 2)
+    days_back = range(first, last + 1)
+    leads = _leads_learned(timeline.horizon, per_day)
+    most_series = max(1, MOST_ROWS // max(1, len(days_back) * len(leads)))
+    some = _sample(history, most_series)
+    holdout_from = timeline.n_slots - holdout * per_day
+
+    lowest = _lowest(history[some])
+    rows, scale = _features(history[some] - lowest, clock.take(some), days_back, leads)
+    slot = _slots(timeline.n_slots, per_day, days_back, leads)
+    seen = slot < holdout_from
+    happened = (
+        np.where(seen, history[some][:, np.where(seen, slot, 0)], np.nan) - lowest[:, :, None]
+    )
+    target = np.sqrt(np.maximum(happened / scale[:, :, None], 0.0)).astype(np.float32)
+    usable = np.isfinite(target)
+    if usable.sum() < LEAST_ROWS:
+        return None
+    boosters = _boost(rows[usable], target[usable])
+    return PooledModel(boosters, holdout_from)
+
+
+def _boost(rows: np.ndarray, target: np.ndarray) -> tuple[Any, ...]:
+    # It takes half a second to import, and every process imports this module.
+    import lightgbm
+
+    # One thread a booster: threads that wait for each other within a tree lose more than they win.
+    fixed = {
+        "objective": "quantile",
+        "learning_rate": LEARNING_RATE,
+        "num_leaves": LEAVES,
+        "min_data_in_leaf": min(LEAST_LEAF_ROWS, len(target) // 100),
+        "feature_fraction": COLUMN_SHARE,
+        "max_bin": BINS,
+        "seed": SEED,
+        "num_threads": 1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbose": -1,
+    }
+    lessons = lightgbm.Dataset(rows, target, params=fixed)
+    lessons.construct()
+
+    def boost(level: float) -> Any:
+        return lightgbm.train({**fixed, "alpha": level}, lessons, ROUNDS)
+
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        return tuple(threads.map(boost, LEVELS.tolist()))
+
+
+def _leads_learned(horizon: int, per_day: int) -> IntArray:
+    """A few leads, spread over the horizon and over the hours of the day."""
+    if horizon <= LEADS_LEARNED:
+        return np.arange(1, horizon + 1)
+    stride = horizon // LEADS_LEARNED
+    # A stride that shares a factor with the day would see the same hours again and again.
+    while np.gcd(stride, per_day) > 1:
+        stride -= 1
+    return np.arange(1, horizon + 1, stride)
+
+
+def _sample(history: FloatArray, count: int) -> IntArray:
+    """At most `count` series, chosen and ordered by what they are like, not by where they stand."""
+    lowest = _lowest(history)
+    mean = np.nanmean(history - lowest, axis=1)
+    shape = (history[:, -1:] - lowest)[:, 0], np.nanmax(history - lowest, axis=1)
+    size = np.where(mean > 0, mean, 1.0)
+    likeness = [np.nan_to_num(each / size).astype(np.float32) for each in shape]
+    seen = np.isfinite(history).sum(axis=1)
+    ranked = np.lexsort((*likeness, seen))
+    where = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(np.int64)
+    result: IntArray = ranked[where]
+    return result
+
+
+def _lowest(history: FloatArray) -> FloatArray:
+    """Lowest value of each series, shape (n_series, 1): only what goes beyond it is learned."""
+    lowest: FloatArray = np.nanmin(history, axis=1, keepdims=True)
+    return lowest
+
+
+def _slots(n_slots: int, per_day: int, days_back: Sequence[int], leads: IntArray) -> IntArray:
+    """The slot of each lead at each origin, shape (n_origins, n_leads)."""
+    origin = n_slots - per_day * np.asarray(days_back, dtype=np.int64)
+    slots: IntArray = origin[:, None] + leads - 1
+    return slots
+
+
+def _features(
+    history: FloatArray, clock: Clock, days_back: Sequence[int], leads: IntArray
+) -> tuple[np.ndarray, FloatArray]:
+    """What was known at each origin about each lead, in units of the series' own mean.
+
+    Returns float32 rows of shape (n_series, n_origins, n_leads, n_columns), and the unit, shape
+    (n_series, n_origins), NaN where a series had not been observed yet. Rounding to float32 makes
+    a series and its multiple the same to the last bit.
+    """
+    timeline = clock.timeline
+    per_day = timeline.slots_per_day
+    hour = max(1, round(3600 / timeline.step_s))
+    sums = _RunningSums.of(history)
+    slot = _slots(timeline.n_slots, per_day, days_back, leads)
+    origin = slot[:, 0] - leads[0] + 1
+    unit = sums.mean(origin, SCALE_DAYS * per_day, 0)
+    observed = np.isfinite(unit)
+    unit = np.where(observed & ~(unit > 0), 1.0, unit)
+
+    by_origin = [sums.mean(origin, max(a * hour, 1), b * hour) for a, b in RECENT_H]
+    by_origin += [sums.deviation(origin, days * per_day) for days in SPREAD_DAYS]
+    # Same clock time: whole days before, beginning with the last one known at the origin.
+    reach = -(-leads // per_day) - 1
+    before = per_day * (reach[:, None] + np.arange(1, CLOCK_DAYS + 1))
+    at_clock = slot[:, :, None] - before
+    past = _known(history, at_clock, origin)
+    earlier = _known(history, at_clock[:, :, :7] - 1, origin)
+    later = _known(history, at_clock[:, :, :7] + 1, origin)
+    kind = clock.day_kinds(slot)
+    alike = clock.day_kinds(np.maximum(at_clock, 0)) // 5 == (kind // 5)[..., None]
+    around = np.concatenate([past[..., :14], earlier, later], axis=-1)
+    by_lead = [past[..., lag - 1] for lag in CLOCK_LAGS]
+    by_lead += [side[..., lag - 1] for side in (earlier, later) for lag in (1, 7)]
+    by_lead += list(_quantiles(past[..., :7], (0.1, 0.5, 0.9)))
+    by_lead += list(_quantiles(around, LEVELS))
+    by_lead += [_mean(past[..., [lag - 1 for lag in WEEK_LAGS]]), _mean(past)]
+    by_lead += [_mean(np.where(alike, past, np.nan))]
+    own = [np.isnan(past).mean(axis=-1), (past == 0).mean(axis=-1)]
+    of_clock = [clock.timeline.wall_s[slot] % DAY_S, np.broadcast_to(leads, slot.shape)]
+
+    shape = (len(history), *slot.shape)
+    sized = [np.broadcast_to(each[:, :, None], shape) for each in by_origin] + by_lead
+    columns = [each / unit[:, :, None] for each in sized] + own
+    columns += [kind, *(np.broadcast_to(each, shape) for each in of_clock)]
+    rows = np.empty((*shape, len(columns)), dtype=np.float32)
+    for i, each in enumerate(columns):
+        rows[..., i] = each
+    return rows, unit
+
+
+@dataclass(frozen=True)
+class _RunningSums:
+    """Sums over any stretch of slots by two look-ups; shape (n_series, n_slots + 1) each."""
+
+    count: FloatArray
+    total: FloatArray
+    squares: FloatArray
+
+    @classmethod
+    def of(cls, history: FloatArray) -> _RunningSums:
+        seen = np.isfinite(history)
+        values = np.where(seen, history, 0.0)
+        return cls(*(_running(each) for each in (seen.astype(np.float64), values, values**2)))
+
+    def mean(self, origin: IntArray, first: int, last: int) -> FloatArray:
+        """Mean from `first` to `last` slots before each origin; NaN where nothing was observed."""
+        count, total = (_between(each, origin, first, last) for each in (self.count, self.total))
+        result: FloatArray = np.divide(
+            total, count, out=np.full(count.shape, np.nan), where=count > 0
+        )
+        return result
+
+    def deviation(self, origin: IntArray, first: int) -> FloatArray:
+        mean = self.mean(origin, first, 0)
+        count = _between(self.count, origin, first, 0)
+        square = _between(self.squares, origin, first, 0) / np.maximum(count, 1)
+        result: FloatArray = np.sqrt(np.maximum(square - mean**2, 0.0))
+        return result
+
+
+def _running(values: FloatArray) -> FloatArray:
+    return np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+
+
+def _between(sums: FloatArray, origin: IntArray, first: int, last: int) -> FloatArray:
+    result: FloatArray = sums[:, np.maximum(origin - last, 0)]
+    return result - sums[:, np.maximum(origin - first, 0)]
+
+
+def _known(history: FloatArray, slots: IntArray, origin: IntArray) -> FloatArray:
+    """Values at slots, NaN before the history and at or after the origin."""
+    known = (slots >= 0) & (slots < origin[:, None, None])
+    result: FloatArray = np.where(known, history[:, np.where(known, slots, 0)], np.nan)
+    return result
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    seen = np.isfinite(values)
+    count = seen.sum(axis=-1)
+    total = np.where(seen, values, 0.0).sum(axis=-1)
+    mean: FloatArray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _quantiles(values: FloatArray, levels: Sequence[float] | FloatArray) -> list[FloatArray]:
+    """Quantiles over the last axis, missing values left out; NaN where there are none."""
+    ranked = np.sort(values, axis=-1)  # NaN last
+    top = np.maximum(np.isfinite(ranked).sum(axis=-1) - 1, 0)
+    result = []
+    for level in levels:
+        at = level * top
+        low = np.floor(at).astype(np.int64)
+        share = at - low
+        below = np.take_along_axis(ranked, low[..., None], axis=-1)[..., 0]
+        above = np.take_along_axis(ranked, np.minimum(low + 1, top)[..., None], axis=-1)[..., 0]
+        result.append(below + share * (above - below))
+    return result
+
+
+def _at_levels(learned: FloatArray, levels: FloatArray) -> FloatArray:
+    """From the quantiles learned to others: straight between and beyond, in normal scores."""
+    # It takes a quarter of a second to import, and every process imports this module.
+    from scipy.special import ndtri
+
+    known, wanted = ndtri(LEVELS), ndtri(np.asarray(levels))
+    left = np.clip(np.searchsorted(known, wanted, side="right") - 1, 0, len(known) - 2)
+    share = (wanted - known[left]) / (known[left + 1] - known[left])
+    result: FloatArray = learned[..., left] * (1 - share) + learned[..., left + 1] * share
+    return result
