@@ -83,7 +83,7 @@ def build_profiles(
     n_subjects, n_hours = _checked_shape(demand, active_ratio, pool)
     # In UTC: adding hours to a wall clock that changes in between lands an hour off.
     starts_at = start.astimezone(UTC) + n_hours * HOUR
-    in_session = _hours_that_count(active_ratio, (n_subjects, n_hours))
+    in_session = hours_that_count(active_ratio, (n_subjects, n_hours))
     history = np.stack([np.where(in_session, demand[name], np.nan) for name in RESOURCES])
     seen = np.isfinite(history)
     seen_hours = seen.sum(axis=2).max(axis=0)
@@ -145,7 +145,7 @@ def _checked_shape(
     return shape[0], shape[1]
 
 
-def _hours_that_count(active_ratio: FloatArray | None, shape: tuple[int, int]) -> BoolArray:
+def hours_that_count(active_ratio: FloatArray | None, shape: tuple[int, int]) -> BoolArray:
     """Hours with a session, or all hours of a subject whose sessions are not observed."""
     if active_ratio is None:
         return np.ones(shape, dtype=np.bool_)
