@@ -4,6 +4,7 @@ ForecastingError
 ├── InvalidHistory      numbers that cannot be forecast from: wrong shape, infinite, naive times
 ├── InvalidCalendar     an unknown country, or events that do not cover the window asked for
 ├── InvalidTrace        a folder of recorded series that cannot be read
+├── InvalidCheckpoint   a file that holds no trained network of this engine and version
 └── EngineUnavailable   an engine nobody knows, or whose packages are not installed
 """
 
@@ -26,5 +27,17 @@ class InvalidTrace(ForecastingError, ValueError):
     """The folder holds no series in a layout that is known, or a broken file; it is named."""
 
 
+class InvalidCheckpoint(ForecastingError, ValueError):
+    """The file holds no trained network of this engine and version; it is named."""
+
+
 class EngineUnavailable(ForecastingError, LookupError):
     """The engine is unknown, or needs packages that are not installed; they are named."""
+
+
+class ForecastFailed(ForecastingError):
+    """The generation failed; the message says which part of it and why."""
+
+
+class GenerationEnded(ForecastingError):
+    """The generation was ended meanwhile; nothing was written, and nothing is left to do."""

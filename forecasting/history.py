@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from django.db import connection
+from django.db.models import QuerySet
 
 from desktops.models import Activity, Dataset, Desktop, DesktopUser, Site
 from forecasting.core.arrays import FloatArray
@@ -47,6 +49,16 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowd:
+    """Part of a data set: people with their desktops, and machines without a person; by keys."""
+
+    time_zone: str
+    people: Sequence[int]
+    desktops: Sequence[int]
+    n_subjects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class FleetHistory:
     """Hourly activity of n subjects over m hours from `start`; NaN where not observed.
 
@@ -68,26 +80,56 @@ class FleetHistory:
         return int(self.active_ratio.shape[1])
 
 
-def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistory:
+def crowds_of(dataset: Dataset, *, most: int) -> list[Crowd]:
+    """Everybody of a data set, once, in crowds of `most` subjects or fewer and similar size.
+
+    A crowd lives by one clock, as rhythms follow the wall clock, and a pool is kept together where
+    it fits, as its members lend each other what one of them lacks.
+    """
+    people, desktops = _known(dataset)
+    by_zone: dict[str, list[Subject]] = defaultdict(list)
+    for subject in _subjects(people, desktops):
+        by_zone[subject.time_zone].append(subject)
+    crowds = []
+    for zone, subjects in sorted(by_zone.items()):
+        subjects.sort(key=lambda s: (s.pool_id, s.desktop_user_id or 0, s.desktop_id or 0))
+        count = -(-len(subjects) // most)
+        for part in np.array_split(np.arange(len(subjects)), count):
+            some = [subjects[row] for row in part]
+            crowds.append(
+                Crowd(
+                    zone,
+                    [s.desktop_user_id for s in some if s.desktop_user_id],
+                    [s.desktop_id for s in some if s.desktop_id],
+                    len(some),
+                )
+            )
+    return crowds
+
+
+def read_history(
+    dataset: Dataset, *, until: datetime, days: int, crowd: Crowd | None = None
+) -> FleetHistory:
     """The last `days` days before `until` (exclusive), for every person and desktop of the data
-    set, and every other pair that has activity then: a newcomer has a row of NaN.
+    set (or of a crowd), and every other pair that has activity then: a newcomer has a row of NaN.
 
     Memory: 26 bytes an hour and subject, 0.35 GB for eight weeks of 10,000 people.
     """
     end = until.replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(days=days)
-    people, desktops = _known(dataset)
+    people, desktops = _known(dataset, crowd)
     subjects = _subjects(people, desktops)
     site_ids = list(Site.objects.order_by("code").values_list("pk", "code"))
     site_of = {pk: index for index, (pk, _) in enumerate(site_ids)}
     arrays = _Arrays(subjects, start, days * 24, site_of)
-    strangers = [arrays.fill(part) for part in _copied(dataset, start=start, end=end)]
+    strangers = [arrays.fill(part) for part in _copied(dataset, crowd, start=start, end=end)]
     if strangers := [part for part in strangers if len(part["hour"])]:
         others = {name: np.concatenate([part[name] for part in strangers]) for name in COLUMNS}
         # Who used somebody else's desktop, or one before it was anybody's: a series of its own.
         pairs = sorted(
             set(zip(others["desktop_user_id"].tolist(), others["desktop_id"].tolist(), strict=True))
         )
+        desktops |= _desktops(dataset).in_bulk({desktop for _, desktop in pairs} - set(desktops))
         more = [
             _subject(people.get(user), desktops.get(desktop))
             for user, desktop in pairs
@@ -99,6 +141,59 @@ def read_history(dataset: Dataset, *, until: datetime, days: int) -> FleetHistor
     codes = tuple(code for _, code in site_ids)
     active = _without_gaps(arrays.active_ratio)
     return FleetHistory(start, tuple(subjects), codes, arrays.demand, active, arrays.site)
+
+
+@dataclass(frozen=True, slots=True)
+class Sightings:
+    """Who was seen where, in no particular order; shape (n,) each.
+
+    user : primary keys; at_s : beginning of the hour, seconds since 1970 UTC; site : codes
+    """
+
+    user: np.ndarray
+    at_s: np.ndarray
+    site: np.ndarray
+
+
+def read_sightings(dataset: Dataset, *, until: datetime, days: int) -> Sightings:
+    """Of everybody in the data set who may be located, in the last `days` days before `until`."""
+    codes = dict(Site.objects.values_list("pk", "code"))
+    located = DesktopUser.objects.filter(dataset=dataset, is_predicted=True, is_located=True)
+    may_be_located = np.array(list(located.values_list("pk", flat=True)), dtype=np.int64)
+    parts = [
+        {name: values.astype(np.int64) for name, values in part.items()}
+        for part in _copied(
+            dataset,
+            None,
+            start=until - timedelta(days=days),
+            end=until,
+            columns=("desktop_user_id", "hour", "site_id"),
+            only="AND desktop_user_id IS NOT NULL AND site_id IS NOT NULL",
+        )
+    ]
+    user, hour, site = (
+        np.concatenate([np.empty(0, dtype=np.int64), *(part[name] for part in parts)])
+        for name in ("desktop_user_id", "hour", "site_id")
+    )
+    known = np.isin(user, may_be_located)
+    labels, number = np.unique(site[known], return_inverse=True)
+    names = np.array([codes.get(pk, "") for pk in labels.tolist()], dtype=object)
+    return Sightings(user[known], _unix_s(hour[known]), names[number])
+
+
+def sightings_in(history: FleetHistory) -> Sightings:
+    """The same of the people of a history that was read already."""
+    who = np.array([s.desktop_user_id or 0 for s in history.subjects], dtype=np.int64)
+    is_located = np.array([s.is_located for s in history.subjects], dtype=bool)
+    row, hour = np.nonzero((history.site >= 0) & ((who > 0) & is_located)[:, None])
+    names = np.array(history.sites, dtype=object)
+    return Sightings(
+        who[row], history.start.timestamp() + 3600.0 * hour, names[history.site[row, hour]]
+    )
+
+
+def _unix_s(since_2000_us: np.ndarray) -> np.ndarray:
+    return since_2000_us / 1e6 + EPOCH_2000.timestamp()
 
 
 class _Arrays:
@@ -179,20 +274,32 @@ def _without_gaps(active_ratio: FloatArray) -> FloatArray:
     return np.where(has_begun & np.isnan(active_ratio), 0.0, active_ratio)
 
 
-def _known(dataset: Dataset) -> tuple[dict[int, DesktopUser], dict[int, Desktop]]:
+def _known(
+    dataset: Dataset, crowd: Crowd | None = None
+) -> tuple[dict[int, DesktopUser], dict[int, Desktop]]:
     """Without those who opted out, and without their desktops: that would be them, too."""
     people = DesktopUser.objects.filter(dataset=dataset, is_predicted=True)
-    desktops = Desktop.objects.filter(dataset=dataset).exclude(desktop_user__is_predicted=False)
     # What a Subject is made of, and no more: there are tens of thousands.
     people = people.select_related("home_site").only(
         "pool_id", "time_zone", "is_located", "home_site__country"
     )
-    return {p.pk: p for p in people}, desktops.only("desktop_user_id", "pool_id").in_bulk()
+    if crowd is None:
+        return people.in_bulk(), _desktops(dataset).in_bulk()
+    return people.in_bulk(crowd.people), _desktops(dataset).in_bulk(crowd.desktops)
+
+
+def _desktops(dataset: Dataset) -> QuerySet[Desktop]:
+    desktops = Desktop.objects.filter(dataset=dataset).exclude(desktop_user__is_predicted=False)
+    return desktops.only("desktop_user_id", "pool_id")
 
 
 def _subjects(people: dict[int, DesktopUser], desktops: dict[int, Desktop]) -> list[Subject]:
     """Everybody once; a person's own desktop is theirs, not apart."""
-    pairs = {(desktop.desktop_user_id or 0, desktop.pk) for desktop in desktops.values()}
+    pairs = {
+        (desktop.desktop_user_id or 0, desktop.pk)
+        for desktop in desktops.values()
+        if desktop.desktop_user_id is None or desktop.desktop_user_id in people
+    }
     at_a_desktop = {user for user, _ in pairs}
     pairs.update((user, 0) for user in people if user not in at_a_desktop)
     return [_subject(people.get(u), desktops.get(d)) for u, d in sorted(pairs)]
@@ -231,28 +338,58 @@ COPY (
         SELECT {arrays} FROM {table}
         WHERE ctid >= format('(%%s,0)', block)::tid
             AND ctid < format('(%%s,0)', block + {blocks})::tid
-            AND dataset_id = %s AND hour >= %s AND hour < %s
+            AND dataset_id = %s AND hour >= %s AND hour < %s {of}
     ) part
 ) TO STDOUT (FORMAT binary)
 """
+# Not "= ANY": the planner would ask the index for each of thousands of keys in every stretch.
+OF_CROWD = """
+AND (
+    desktop_user_id IN (SELECT unnest(%s::bigint[]))
+    OR desktop_user_id IS NULL AND desktop_id IN (SELECT unnest(%s::bigint[]))
+)
+"""
 
 
-def _copied(dataset: Dataset, *, start: datetime, end: datetime) -> Iterator[Columns]:
+# The same for a few hours: the index knows where they lie, and an hour becomes one row.
+READ_RECENT = """
+COPY (
+    SELECT {arrays} FROM {table}
+    WHERE dataset_id = %s AND hour >= %s AND hour < %s {of}
+    GROUP BY hour
+) TO STDOUT (FORMAT binary)
+"""
+RECENT = timedelta(days=4)
+
+
+def _copied(
+    dataset: Dataset,
+    crowd: Crowd | None,
+    *,
+    start: datetime,
+    end: datetime,
+    columns: Sequence[str] = tuple(COLUMNS),
+    only: str = "",
+) -> Iterator[Columns]:
     """The activity as arrays by column, ids 0 for nobody and NaN where not observed."""
     arrays = (
         f"array_agg(coalesce({name}, {nothing}))" if nothing else f"array_agg({name})"
-        for name, (_, nothing) in COLUMNS.items()
+        for name, (_, nothing) in ((name, COLUMNS[name]) for name in columns)
     )
-    statement = READ.format(
-        table=Activity._meta.db_table, blocks=BLOCKS_AT_ONCE, arrays=", ".join(arrays)
+    statement = (READ_RECENT if end - start <= RECENT else READ).format(
+        table=Activity._meta.db_table,
+        blocks=BLOCKS_AT_ONCE,
+        arrays=", ".join(arrays),
+        of=only + (OF_CROWD if crowd else ""),
     )
+    keys = [list(crowd.people), list(crowd.desktops)] if crowd else []
     with connection.cursor() as cursor:
-        statement = cursor.mogrify(statement, [dataset.pk, start, end])
+        statement = cursor.mogrify(statement, [dataset.pk, start, end, *keys])
         with cursor.copy(statement) as copy:
             for row in copy.rows():
                 if row[0] is not None:
                     yield {
-                        name: _array(name, data) for name, data in zip(COLUMNS, row, strict=True)
+                        name: _array(name, data) for name, data in zip(columns, row, strict=True)
                     }
 
 

@@ -5,10 +5,19 @@ from django.db import models
 
 from desktops.models import Dataset, Desktop, DesktopUser, Pool
 from desktops.models.activity import RealField
+from forecasting.fields import HoursField, PlacesField
 
 
 class Generation(models.Model):
-    """One forecast of a whole data set; its profiles are visible only when it is complete."""
+    """One forecast of a whole data set; its profiles are visible only when it is complete.
+
+    A full one is fitted on the whole history. A refresh takes the newest full one and what was
+    observed since, and fits nothing anew.
+    """
+
+    class Kind(models.TextChoices):
+        FULL = "full", "Full"
+        REFRESH = "refresh", "Refresh"
 
     class State(models.TextChoices):
         RUNNING = "running", "Running"
@@ -16,6 +25,14 @@ class Generation(models.Model):
         FAILED = "failed", "Failed"
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="generations")
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.FULL)
+    base = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="refreshes",
+        help_text="The full forecast that was refreshed.",
+    )
     as_of = models.DateTimeField(help_text="No observation after this moment was used.")
     engine = models.CharField(max_length=60)
     state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
@@ -28,18 +45,51 @@ class Generation(models.Model):
     class Meta:
         ordering = ("-as_of", "-pk")
         indexes = (models.Index(fields=("dataset", "state", "-as_of"), name="generation_latest"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("dataset",),
+                condition=models.Q(state="running"),
+                name="generation_one_running",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.dataset_id} at {self.as_of:%Y-%m-%d %H:%M}"
+
+
+class ForecastChunk(models.Model):
+    """Some subjects of a generation in the making: what a worker forecasts in one go.
+
+    Rows last as long as the work. Whoever works on a chunk holds a lock that goes with their
+    connection (see services.generations), so a worker that dies leaves nothing behind to expire.
+    """
+
+    generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="chunks")
+    number = models.PositiveIntegerField()
+    time_zone = models.CharField(max_length=60, help_text="Whose clock the subjects live by.")
+    people = ArrayField(models.BigIntegerField(), help_text="Primary keys.")
+    desktops = ArrayField(
+        models.BigIntegerField(), help_text="Of these people, and machines without a person."
+    )
+    attempts = models.PositiveSmallIntegerField(default=0)
+    error = models.CharField(max_length=400, blank=True, help_text="Of the newest attempt.")
+    done_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("generation", "number")
+        constraints = (models.UniqueConstraint(fields=("generation", "number"), name="chunk_once"),)
+
+    def __str__(self) -> str:
+        return f"chunk {self.number} of generation {self.generation_id} ({self.time_zone})"
 
 
 class ResourceDemandProfile(models.Model):
     """What one person (or machine) is expected to need, and where they are expected to be.
 
     Hour h of every array is the hour that begins at `starts_at` + h hours. The demand arrays
-    have shape (horizon, len(levels)): the quantiles of demand given a session, in the unit of
-    their name. `location` maps a site's code, or `elsewhere`, to a probability per hour; the
-    probabilities of an hour sum to 1.
+    have shape (HORIZON_HOURS, len(levels)): the quantiles of demand given a session, in the unit
+    of their name, None where nothing is known. `location` maps a site's code, or `elsewhere`, to
+    a probability per hour; the probabilities of an hour sum to 1.
     """
 
     generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="profiles")
@@ -52,12 +102,12 @@ class ResourceDemandProfile(models.Model):
     )
     starts_at = models.DateTimeField()
     levels = ArrayField(RealField())
-    cpu_cores = ArrayField(ArrayField(RealField(null=True)), null=True)
-    memory_bytes = ArrayField(ArrayField(RealField(null=True)), null=True)
-    network_bytes_per_s = ArrayField(ArrayField(RealField(null=True)), null=True)
-    storage_bytes_per_s = ArrayField(ArrayField(RealField(null=True)), null=True)
-    p_active = ArrayField(RealField(), null=True)
-    location = models.JSONField(default=dict)
+    cpu_cores = HoursField(is_table=True, null=True)
+    memory_bytes = HoursField(is_table=True, null=True)
+    network_bytes_per_s = HoursField(is_table=True, null=True)
+    storage_bytes_per_s = HoursField(is_table=True, null=True)
+    p_active = HoursField(null=True)
+    location = PlacesField(default=dict)
     engine = models.CharField(max_length=60)
     is_from_pool = models.BooleanField(
         default=False, help_text="Too little history of its own: the pool's profile was used."

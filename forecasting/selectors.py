@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +59,10 @@ def values_of(row: ResourceDemandProfile) -> core.ResourceDemandProfile:
         starts_at=row.starts_at,
         step=core.HOUR,
         levels=tuple(row.levels),
-        p_active=None if row.p_active is None else np.array(row.p_active, dtype=float),
-        location={place: np.array(chance) for place, chance in row.location.items()},
+        p_active=None if row.p_active is None else np.asarray(row.p_active, dtype=np.float64),
+        location={
+            place: np.asarray(chance, dtype=np.float64) for place, chance in row.location.items()
+        },
         engine=row.engine,
         enough_history=not row.is_from_pool,
         history_hours=row.history_hours,
@@ -71,7 +75,63 @@ def _quantiles(row: ResourceDemandProfile, name: str) -> FloatArray:
     stored = getattr(row, name)
     if stored is None:
         return np.full((core.HORIZON_HOURS, len(row.levels)), np.nan)
-    return np.array(stored, dtype=float)
+    return np.asarray(stored, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleForecast:
+    """What a generation says of some people, in their order; nothing is zero or NaN.
+
+    levels : shape (n_levels,)
+    p_active : shape (n, HORIZON_HOURS), 0 where nothing is known
+    p_site : shape (n, HORIZON_HOURS, n_sites), summing to 1 at most
+    demand : resource → (n, HORIZON_HOURS, n_levels), NaN where nothing is known
+    """
+
+    levels: FloatArray
+    p_active: FloatArray
+    p_site: FloatArray
+    demand: dict[str, FloatArray]
+
+
+def forecast_of(
+    generation: Generation,
+    *,
+    people: Sequence[int | None],
+    sites: Sequence[str],
+    resources: Sequence[str] = core.RESOURCES,
+) -> PeopleForecast:
+    """The generation's profiles as arrays, read once and row by row into their place.
+
+    people : primary keys, None for nobody; sites : codes
+    """
+    row_of = {pk: row for row, pk in enumerate(people) if pk is not None}
+    columns = ("desktop_user_id", "levels", "p_active", "location", *resources)
+    found = ResourceDemandProfile.objects.filter(
+        generation=generation, desktop_user__isnull=False
+    ).only(*columns)
+    some = found.first()
+    levels = np.array(some.levels if some else [0.5], dtype=np.float64)
+    shape = (len(people), core.HORIZON_HOURS)
+    p_active, p_site = np.zeros(shape), np.zeros((*shape, len(sites)))
+    demand = {name: np.full((*shape, len(levels)), np.nan) for name in resources}
+    site_of = {code: number for number, code in enumerate(sites)}
+    for profile in found.iterator(chunk_size=500):
+        row = row_of.get(profile.desktop_user_id)
+        if row is None:
+            continue
+        if profile.p_active is not None:
+            p_active[row] = np.clip(profile.p_active, 0, 1)
+        for code, chance in profile.location.items():
+            if code in site_of:
+                p_site[row, :, site_of[code]] = chance
+        for name in resources:
+            values = getattr(profile, name)
+            if values is not None:
+                demand[name][row] = values
+    total = p_site.sum(axis=2, keepdims=True)
+    p_site /= np.where(total > 1, total, 1)
+    return PeopleForecast(levels, p_active, p_site, demand)
 
 
 def likely_places(

@@ -5,9 +5,19 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from forecasting.services import forecasts
+from forecasting.services import forecasts, scheduling
 
 
 @shared_task
 def run_forecast(dataset_id: int) -> None:
-    forecasts.run_forecast(dataset_id=dataset_id, clock=timezone.now)
+    forecasts.order_forecast(dataset_id=dataset_id, clock=timezone.now)
+
+
+@shared_task
+def work_on_forecast(generation_id: int) -> None:
+    scheduling.work_on_forecast(generation_id=generation_id, clock=timezone.now)
+
+
+@shared_task
+def sweep_forecasts() -> None:
+    scheduling.sweep_forecasts(clock=timezone.now)

@@ -24,8 +24,8 @@ from desktops.models import (
     RoundTrip,
     Site,
 )
-from forecasting.core.profiles import HORIZON_HOURS
-from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.models import Generation
+from forecasting.selectors import forecast_of
 from migration.core.inputs import (
     NOT_OFFERED,
     FleetInput,
@@ -262,7 +262,12 @@ def _fleet(
     volume = np.array([d.volume_bytes for d in desktops], dtype=np.int64)
     used = np.array([d.used_bytes or d.volume_bytes for d in desktops], dtype=np.int64)
     allowed = _allowed_regions(pools, region_row)[pool]
-    profiles = _Profiles.read(desktops, generation, sites)
+    profiles = forecast_of(
+        generation,
+        people=[d.desktop_user_id for d in desktops],
+        sites=[s.code for s in sites],
+        resources=("cpu_cores", "memory_bytes"),
+    )
     return FleetInput(
         start=generation.as_of,
         region=region,
@@ -286,8 +291,8 @@ def _fleet(
         ).reshape(n, len(flavors)),
         cooldown_hours=_cooldown_hours(desktops, pools, pool, wall=wall),
         levels=profiles.levels,
-        cpu_quantiles=profiles.cpu,
-        memory_quantiles=profiles.memory,
+        cpu_quantiles=profiles.demand["cpu_cores"],
+        memory_quantiles=profiles.demand["memory_bytes"],
     )
 
 
@@ -342,46 +347,3 @@ def _cooldown_hours(
         for d, p in zip(desktops, pool, strict=True)
     ]
     return np.ceil(np.maximum(left, 0) / 3600).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Profiles:
-    levels: FloatArray
-    p_active: FloatArray
-    p_site: FloatArray
-    cpu: FloatArray
-    memory: FloatArray
-
-    @classmethod
-    def read(
-        cls, desktops: Sequence[Desktop], generation: Generation, sites: Sequence[Site]
-    ) -> _Profiles:
-        """The generation's profiles in the order of `desktops`; nobody active where one lacks."""
-        rows = {
-            p.desktop_user_id: p
-            for p in ResourceDemandProfile.objects.filter(generation=generation)
-            if p.desktop_user_id
-        }
-        some = next(iter(rows.values()), None)
-        levels = np.array(some.levels if some else [0.5], dtype=float)
-        shape = (len(desktops), HORIZON_HOURS)
-        p_active, p_site = np.zeros(shape), np.zeros((*shape, len(sites)))
-        cpu = np.full((*shape, len(levels)), np.nan)
-        memory = cpu.copy()
-        site_row = {s.code: i for i, s in enumerate(sites)}
-        for row, desktop in enumerate(desktops):
-            profile = rows.get(desktop.desktop_user_id)
-            if profile is None:
-                continue
-            if profile.p_active:
-                p_active[row] = np.clip(profile.p_active, 0, 1)
-            for code, probabilities in profile.location.items():
-                if code in site_row:
-                    p_site[row, :, site_row[code]] = probabilities
-            if profile.cpu_cores:
-                cpu[row] = np.array(profile.cpu_cores, dtype=float)
-            if profile.memory_bytes:
-                memory[row] = np.array(profile.memory_bytes, dtype=float)
-        total = p_site.sum(axis=2, keepdims=True)
-        p_site /= np.where(total > 1, total, 1)
-        return cls(levels, p_active, p_site, cpu, memory)

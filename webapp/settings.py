@@ -199,11 +199,13 @@ CELERY_TIMEZONE = "UTC"
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = True
 CELERY_TASK_ROUTES = {
+    "forecasting.tasks.sweep_*": {"queue": "default"},
     "forecasting.tasks.*": {"queue": "bulk"},
     "migration.tasks.plan_*": {"queue": "bulk"},
     "desktops.tasks.sync_*": {"queue": "bulk"},
     "desktops.tasks.replay_*": {"queue": "bulk"},
     "desktops.tasks.enforce_*": {"queue": "bulk"},
+    "desktops.tasks.forget_*": {"queue": "bulk"},
     "desktops.tasks.pull_*": {"queue": "bulk"},
 }
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
@@ -217,12 +219,21 @@ PERIODIC_TASKS = [
     ("desktops.tasks.enforce_retention", 3600.0),
     ("migration.tasks.plan_retention", 3600.0),
     ("desktops.tasks.pull_sources", 60.0),
+    ("forecasting.tasks.sweep_forecasts", 60.0),
 ]
 CELERY_BEAT_SCHEDULE = {
     task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
     for task, seconds in PERIODIC_TASKS
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+
+# Live data sets are forecast in full every night from this hour (UTC) on, and refreshed hourly.
+FORECAST_HOUR = env.whole("FORECAST_HOUR", 2, minimum=0)
+if FORECAST_HOUR > 23:
+    raise InvalidSetting(f"FORECAST_HOUR must be from 0 to 23, not {FORECAST_HOUR}.")
+# Subjects that one worker forecasts in one go: more learn better from each other, and take more
+# memory (some 0.5 GB for a thousand).
+FORECAST_CHUNK = env.whole("FORECAST_CHUNK", 2500, minimum=1)
 
 # A source may deliver this late; raw samples are kept longer, as their hours are computed anew.
 OLDEST_SAMPLE_DAYS = env.whole("OLDEST_SAMPLE_DAYS", 7, minimum=1)
@@ -275,6 +286,7 @@ SPECTACULAR_SETTINGS = {
         "DatasetKind": "desktops.models.Dataset.Kind",
         "DesktopState": "desktops.models.Desktop.State",
         "DriftKind": "desktops.models.Drift.Kind",
+        "GenerationKind": "forecasting.models.Generation.Kind",
         "GenerationState": "forecasting.models.Generation.State",
         "NoticeKind": "desktops.models.Notice.Kind",
         "PresenceKind": "desktops.sources.presence.KINDS",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from desktops.api.serializers import (
@@ -9,7 +12,40 @@ from desktops.api.serializers import (
     BriefDesktopSerializer,
     BriefPersonSerializer,
 )
+from forecasting.fields import shortened
 from forecasting.models import Generation, ResourceDemandProfile
+
+
+@extend_schema_field({"type": "array", "items": {"type": "number"}, "nullable": True})
+class HoursSerializer(serializers.Field):
+    """Numbers by hour."""
+
+    def to_representation(self, value: Any) -> Any:
+        return shortened(value).tolist()
+
+
+@extend_schema_field(
+    {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "number"}},
+        "nullable": True,
+    }
+)
+class QuantilesSerializer(HoursSerializer):
+    """Numbers by hour and level."""
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "number"}},
+    }
+)
+class PlacesSerializer(serializers.Field):
+    """Numbers by place and hour."""
+
+    def to_representation(self, value: Any) -> Any:
+        return {place: shortened(chance).tolist() for place, chance in value.items()}
 
 
 class GenerationSerializer(serializers.ModelSerializer):
@@ -21,6 +57,8 @@ class GenerationSerializer(serializers.ModelSerializer):
             "id",
             "dataset",
             "as_of",
+            "kind",
+            "base",
             "engine",
             "state",
             "profiles_total",
@@ -36,7 +74,7 @@ class BriefGenerationSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Generation
-        fields = ("id", "dataset", "as_of")
+        fields = ("id", "dataset", "kind", "as_of")
 
 
 class BriefProfileSerializer(serializers.ModelSerializer):
@@ -67,6 +105,13 @@ class ProfileSerializer(BriefProfileSerializer):
     unit of their name, null where not observed. `location` maps site codes, or `elsewhere`, to a
     probability per hour.
     """
+
+    cpu_cores = QuantilesSerializer()
+    memory_bytes = QuantilesSerializer()
+    network_bytes_per_s = QuantilesSerializer()
+    storage_bytes_per_s = QuantilesSerializer()
+    p_active = HoursSerializer()
+    location = PlacesSerializer()
 
     class Meta(BriefProfileSerializer.Meta):
         fields = (

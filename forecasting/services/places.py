@@ -7,31 +7,26 @@ from datetime import datetime
 
 import numpy as np
 
-from desktops.models import Activity, Dataset
+from desktops.models import Dataset
 from forecasting.core.arrays import AnyArray
 from forecasting.core.location import LocationModel, fit_locations
+from forecasting.history import Sightings, read_sightings
 
 UNKNOWN_SITE = -1
 HOURS_PER_WEEK = 168
+HISTORY_DAYS = 56
 
 
 def fit_places(dataset: Dataset, *, until: datetime) -> LocationModel:
-    """Learn from every hour in which somebody's site is known, before `until`.
+    """Learn from every hour of the last weeks in which somebody's site is known, before `until`.
 
     People are known to the model by primary key, places by the site's code.
     """
-    seen = (
-        Activity.objects.filter(
-            dataset=dataset, desktop_user__is_located=True, site__isnull=False, hour__lt=until
-        )
-        .order_by()
-        .values_list("desktop_user_id", "hour", "site__code")
-    )
-    rows = list(seen.iterator(chunk_size=50_000))
-    users = np.array([user for user, _, _ in rows], dtype=np.int64)
-    at = np.array([hour.timestamp() for _, hour, _ in rows], dtype=np.float64)
-    places = np.array([code for _, _, code in rows], dtype=object if not rows else None)
-    return fit_locations(users, at, places, until=until)
+    return fit_sightings(read_sightings(dataset, until=until, days=HISTORY_DAYS), until=until)
+
+
+def fit_sightings(seen: Sightings, *, until: datetime) -> LocationModel:
+    return fit_locations(seen.user, seen.at_s, seen.site, until=until)
 
 
 def sample_paths(
