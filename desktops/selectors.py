@@ -15,6 +15,7 @@ from desktops.models import (
     Dataset,
     Desktop,
     DesktopUser,
+    Erasure,
     Event,
     FlavorPrice,
     PersonName,
@@ -199,6 +200,13 @@ def enough_people(counts: Mapping[int, int], *, k: int) -> tuple[dict[int, int],
     while hidden and shown and (sum(hidden) < k or len(hidden) < 2):
         hidden.append(shown.popitem()[1])
     return shown, sum(hidden) if sum(hidden) >= k else None
+
+
+def is_being_unplaced(person: DesktopUser) -> bool:
+    """Whether raw samples may still hold places of somebody who opted out of that."""
+    return Erasure.objects.filter(
+        what=Erasure.What.PLACES, person_id=person.pk, finished_at=None
+    ).exists()
 
 
 def newest_site(person: DesktopUser, *, at: datetime) -> Activity | None:

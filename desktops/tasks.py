@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from desktops.core.cloud import CloudError
 from desktops.errors import InvalidFile, SyncUnderWay
-from desktops.services import inventory, people, quarantine, retention
+from desktops.services import agents, inventory, people, quarantine, retention
 from desktops.services.batches import settle
 from desktops.services.pulling import configured_sources, pull_source
 from desktops.services.rollups import roll_up
@@ -83,9 +83,20 @@ def pull_one_source(name: str) -> None:
         log.error("SOURCES_FILE: %s", error)
 
 
+ERASING_PAUSE_S = 30
+
+
+@shared_task
+def forget_samples() -> None:
+    """Of everybody who is being erased. Whoever is at it now may be past the newest of them."""
+    if people.finish_erasures(wall=timezone.now()) is None:
+        forget_samples.apply_async(countdown=ERASING_PAUSE_S)
+
+
 @shared_task
 def enforce_retention() -> None:
     """Hourly; also finishes erasures that were interrupted."""
     wall = timezone.now()
     people.finish_erasures(wall=wall)
+    agents.expire_commands(wall=wall)
     retention.enforce_retention(wall=wall)

@@ -146,6 +146,9 @@ def _subject_page(
         "places": _places(profile) if profile else [],
         "last_seen": fleet.newest_site(person, at=clock) if person else None,
         "notices": notices_about(viewer, subject=subject, at=clock),
+        "is_being_unplaced": bool(
+            person and not person.is_located and fleet.is_being_unplaced(person)
+        ),
     }
     if desktop is not None:
         context |= {

@@ -14,16 +14,18 @@ from drf_spectacular.utils import OpenApiResponse, OpenApiTypes, extend_schema
 from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.decorators import action
+from rest_framework.generics import ListAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from desktops.api.authentication import IntegrationAuthentication
-from desktops.api.errors import answer
+from desktops.api.errors import AnswersPrograms, answer
 from desktops.errors import Refused
-from desktops.models import DesktopUser, IntegrationToken, Look
-from desktops.selectors import ERASE, may_see_names, people_for
+from desktops.models import DesktopUser, Erasure, IntegrationToken, Look
+from desktops.selectors import ERASE, may_see_names, people_for, pools_for
 from desktops.services.looks import note_looks
+from desktops.services.notices import Reach
 from desktops.services.people import erase_person, set_opt_outs
 from desktops.services.person_export import export_person
 
@@ -40,7 +42,8 @@ class ErasureSerializer(serializers.Serializer):
 
 
 class ErasedSerializer(serializers.Serializer):
-    """`alias` is what remains of them in events; `remarks` what only an admin can change."""
+    """`alias` is what remains of them in events; `remarks` what only an admin can change. Raw
+    samples go within minutes: /api/v1/erasures/<alias>/ says when they have gone."""
 
     alias = serializers.CharField()
     remarks = serializers.ListField(child=serializers.CharField())
@@ -49,6 +52,14 @@ class ErasedSerializer(serializers.Serializer):
 class OptOutsSerializer(serializers.Serializer):
     is_predicted = serializers.BooleanField(required=False, help_text="false: no forecast")
     is_located = serializers.BooleanField(required=False, help_text="false: no place is kept")
+
+
+class ErasureStateSerializer(serializers.ModelSerializer):
+    """`finished_at`: null while raw samples are still to be gone through."""
+
+    class Meta:
+        model = Erasure
+        fields = ("alias", "what", "begun_at", "finished_at")
 
 
 class MayErase(BasePermission):
@@ -65,6 +76,26 @@ PEOPLE_DOOR = {
     "authentication_classes": [IntegrationAuthentication, SessionAuthentication],
     "filter_backends": [],
 }
+
+
+class ErasuresView(AnswersPrograms, ListAPIView):
+    """Erasures of one alias, newest first: of a person, or of their places alone."""
+
+    permission_classes = (MayErase,)
+    authentication_classes = (IntegrationAuthentication, SessionAuthentication)
+    serializer_class = ErasureStateSerializer
+    queryset = Erasure.objects.none()
+    pagination_class = None
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Erasure]:
+        if isinstance(token := self.request.auth, IntegrationToken):
+            pools = Reach.of_token(token).pools
+        else:
+            pools = pools_for(self.request.user)
+        return Erasure.objects.filter(
+            alias=self.kwargs["alias"], pool_id__in=list(pools.values_list("pk", flat=True))
+        )
 
 
 class PersonActions:
@@ -113,7 +144,7 @@ class PersonActions:
     @extend_schema(
         request=ErasureSerializer,
         responses={
-            200: ErasedSerializer,
+            202: ErasedSerializer,
             409: OpenApiResponse(description="Their desktop is being moved."),
         },
     )
@@ -128,7 +159,7 @@ class PersonActions:
         erased = erase_person(
             person_id=person.pk, actor=request.user.get_username(), wall=timezone.now()
         )
-        return Response({"alias": erased.alias, "remarks": erased.remarks})
+        return Response({"alias": erased.alias, "remarks": erased.remarks}, status=202)
 
     @extend_schema(request=OptOutsSerializer, responses=OptOutsSerializer)
     @action(detail=True, methods=["patch"], url_path="opt-outs", **PEOPLE_DOOR)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from desktops.api import agent, inflow, presence, views
+from desktops.api import agent, inflow, people, presence, views
 from desktops.api.notices import NoticeViewSet
 
 router = SimpleRouter()
@@ -26,5 +26,6 @@ urlpatterns = [
     path("agent/commands/", agent.AgentCommandsView.as_view(), name="agent_commands"),
     path("agent/commands/<int:pk>/", agent.AgentCommandView.as_view(), name="agent_command"),
     path("desktops/<int:pk>/commands/", agent.DesktopCommandsView.as_view()),
+    path("erasures/<slug:alias>/", people.ErasuresView.as_view(), name="erasures"),
     *router.urls,
 ]

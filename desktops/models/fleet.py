@@ -162,6 +162,12 @@ class Desktop(models.Model):
     desktop_user = models.OneToOneField(
         DesktopUser, null=True, blank=True, on_delete=models.SET_NULL, related_name="desktop"
     )
+    owned_since = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="What was observed before is not its present owner's: it had another.",
+    )
     region = models.ForeignKey(
         Region, null=True, blank=True, on_delete=models.PROTECT, related_name="desktops"
     )

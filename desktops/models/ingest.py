@@ -163,12 +163,15 @@ class Watermark(models.Model):
 
 
 class Sighting(models.Model):
-    """Where somebody was last seen: what confirms or contradicts a prediction at once."""
+    """Where somebody was last seen: what confirms or contradicts a prediction at once.
+
+    Without a site they have left: nothing older than `at` says where they are.
+    """
 
     desktop_user = models.OneToOneField(
         DesktopUser, on_delete=models.CASCADE, primary_key=True, related_name="sighting"
     )
-    site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="+")
+    site = models.ForeignKey(Site, null=True, on_delete=models.CASCADE, related_name="+")
     at = models.DateTimeField()
     source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="+")
 

@@ -1,4 +1,4 @@
-"""Who looked at one person, and whose erasure is under way."""
+"""Who looked at one person, and what of whom was erased."""
 
 from __future__ import annotations
 
@@ -35,17 +35,34 @@ class Look(models.Model):
 
 
 class Erasure(models.Model):
-    """Somebody who is erased but for raw samples: what is left to delete them by.
+    """What is to go from raw samples: a person, or only their places; and when it had gone.
 
-    The ids stand for nothing any more; the row goes with the last sample, and an event says so.
+    The rest goes at once, in the transaction that writes this row (desktops.services.people).
+    Once finished the row says whose by alias alone, and its ids are 0.
     """
 
+    class What(models.TextChoices):
+        PERSON = "person", "Person"
+        PLACES = "places", "Places"
+
+    what = models.CharField(max_length=10, choices=What.choices, default=What.PERSON)
     person_id = models.BigIntegerField()
     desktop_id = models.BigIntegerField(default=0, help_text="0: had none.")
     alias = models.CharField(max_length=64)
     pool_id = models.BigIntegerField()
     actor = models.CharField(max_length=150, blank=True)
     begun_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, help_text="Empty: under way.")
+
+    class Meta:
+        ordering = ("-begun_at", "-pk")
+        indexes = (
+            models.Index(
+                fields=("person_id",),
+                name="erasure_under_way",
+                condition=models.Q(finished_at__isnull=True),
+            ),
+        )
 
     def __str__(self) -> str:
-        return f"begun {self.begun_at:%Y-%m-%d %H:%M}"
+        return f"{self.what} begun {self.begun_at:%Y-%m-%d %H:%M}"

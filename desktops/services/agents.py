@@ -97,8 +97,8 @@ def withdraw_enrolment_tokens(*, pool: Pool, actor: str, at: datetime) -> int:
 def enrol(*, token: str, server_id: str, version: str, wall: datetime) -> Enrolled:
     """Turn one use of an enrolment token into the credential of the desktop on that server.
 
-    What the desktop's agent had before opens nothing any more. Raises Refused, and then the token
-    has as many uses left as before.
+    A desktop that has an agent gets no other before that one is revoked: a token of many uses must
+    not take desktops over. Raises Refused, and then the token has as many uses left as before.
     """
     enrolment = (
         EnrolmentToken.objects.select_related("pool").filter(digest=digest_of(token)).first()
@@ -116,6 +116,13 @@ def enrol(*, token: str, server_id: str, version: str, wall: datetime) -> Enroll
         )
     text, digest = new_token(AGENT_PREFIX)
     with transaction.atomic():
+        Desktop.objects.select_for_update(no_key=True).get(pk=desktop.pk)
+        if AgentCredential.objects.filter(desktop=desktop, revoked_at=None).exists():
+            raise Refused(
+                409,
+                "already_enrolled",
+                f"{desktop.key} has an agent: an admin revokes it first (revoke_agent).",
+            )
         _spend(enrolment, wall)
         credential, _ = AgentCredential.objects.update_or_create(
             desktop=desktop,
@@ -253,6 +260,13 @@ def deliver_commands(*, credential: AgentCredential, wall: datetime) -> list[dic
         ).update(delivered_at=wall)
     key = command_key(credential)
     return [_signed(command, credential, key) for command in due]
+
+
+def expire_commands(*, wall: datetime) -> int:
+    """Those that nobody came for in time, also of agents that never ask again."""
+    return AgentCommand.objects.filter(
+        outcome=AgentCommand.Outcome.WAITING, expires_at__lte=wall
+    ).update(outcome=AgentCommand.Outcome.EXPIRED)
 
 
 def _signed(command: AgentCommand, credential: AgentCredential, key: bytes) -> dict[str, Any]:

@@ -43,7 +43,7 @@ WITH given AS (
     SELECT %s::bigint AS desktop_id, %s::uuid AS batch_id, %s::timestamptz AS at,
         %b::bytea AS body, %s::jsonb AS extras
 ), source AS (
-    SELECT id FROM desktops_source WHERE name = %s
+    SELECT id FROM desktops_source WHERE pool_id = %s AND kind = 'agent' ORDER BY id LIMIT 1
 ), batch AS (
     INSERT INTO desktops_batch (source_id, desktop_id, batch_id, received_at, body, extras)
     SELECT source.id, given.* FROM given, source
@@ -75,22 +75,22 @@ def accept(
         )
     extras = Jsonb(opened.extras) if opened.extras else None
     row = [desktop.pk, opened.batch_id, wall, opened.rows.tobytes(), extras]
-    n_sources, n_batches = _insert(row, source=f"agent-{desktop.pool.name}"[:80])
+    n_sources, n_batches = _insert(row, pool_id=desktop.pool_id)
     if not n_sources:
-        source = ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
-        _, n_batches = _insert(row, source=source.name)
+        ensure_source(pool=desktop.pool, kind=Source.Kind.AGENT)
+        _, n_batches = _insert(row, pool_id=desktop.pool_id)
     return Accepted(opened.batch_id, is_duplicate=not n_batches)
 
 
-def _insert(row: list[Any], *, source: str) -> tuple[int, int]:
-    """How many sources have that name, and how many batches were inserted.
+def _insert(row: list[Any], *, pool_id: int) -> tuple[int, int]:
+    """How many sources the pool has for agents (0 or 1), and how many batches were inserted.
 
     With a cursor that binds on the server, the body travels as it is. Django's own would write
     it into the statement in hexadecimal digits, to be read again there.
     """
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-        cursor.execute(INSERT_BATCH, [*row, source])
+        cursor.execute(INSERT_BATCH, [*row, pool_id])
         counts: tuple[int, int] = cursor.fetchone()
     return counts
 
@@ -155,6 +155,7 @@ class _Waiting:
     desktop_id: int
     desktop_key: str
     desktop_user_id: int | None
+    owned_since: datetime | None
     body: bytes
     extras: dict[str, list[Any]] | None
 
@@ -164,7 +165,15 @@ def _unsettled(source: Source, *, only: int | None) -> list[_Waiting]:
     some = Batch.objects.filter(source=source, settled_at=None).order_by("pk")
     if only is not None:
         some = some.filter(pk=only)
-    fields = ("pk", "desktop_id", "desktop__key", "desktop__desktop_user_id", "body", "extras")
+    fields = (
+        "pk",
+        "desktop_id",
+        "desktop__key",
+        "desktop__desktop_user_id",
+        "desktop__owned_since",
+        "body",
+        "extras",
+    )
     chosen = some.filter(pk__in=_that_fit(some))
     return [_Waiting(*values) for values in chosen.values_list(*fields)]
 
@@ -239,7 +248,9 @@ def _write_applications(items: Sequence[tuple[_Waiting, dict[str, Any]]], clock:
         return
     sums: dict[tuple[int, int, int, str], float] = {}
     for batch, item in items:
-        person = batch.desktop_user_id or 0
+        since = batch.owned_since
+        is_theirs = since is None or item["hour"] >= since.timestamp()
+        person = (batch.desktop_user_id or 0) if is_theirs else 0
         key = (item["hour"], batch.desktop_id, person, item["application"])
         sums[key] = sums.get(key, 0.0) + item["cpu_core_s"]
     since, until = (clock - timedelta(days=8)).timestamp(), (clock + HOUR).timestamp()
@@ -258,7 +269,10 @@ def _write_applications(items: Sequence[tuple[_Waiting, dict[str, Any]]], clock:
 
 
 def _write_disk_reads(items: Sequence[tuple[_Waiting, dict[str, Any]]], today: date) -> None:
-    """Bytes read by desktop, day and extent, added to what is known of the day."""
+    """Bytes read by desktop, day and extent, added to what is known of the day.
+
+    They are kept without a person: those of days of an earlier owner are not, when they come late.
+    """
     if not items:
         return
     days = {str(today + timedelta(days=n)) for n in range(-8, 2)}
@@ -266,6 +280,7 @@ def _write_disk_reads(items: Sequence[tuple[_Waiting, dict[str, Any]]], today: d
         (batch.desktop_id, item["day"], item["extent_bytes"], extent, read)
         for batch, item in items
         if item["day"] in days
+        and (batch.owned_since is None or item["day"] >= str(batch.owned_since.date()))
         for extent, read in zip(item["extents"], item["read_bytes"], strict=True)
     ]
     with connection.cursor() as cursor:

@@ -6,6 +6,7 @@ and can be replayed when the reason is gone.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +24,8 @@ from desktops.sources.checks import believable
 from desktops.sources.samples import MEASURES, IntArray, Labels, Rejections, Samples, Screen
 
 NO_LIMIT = 2**31
+ALWAYS_S = -(2**63)
+NAME_LENGTH = 80
 QUARANTINED_AT_ONCE = 1000  # rows made at once: a whole batch of them may be refused
 
 
@@ -44,12 +47,20 @@ class Stored:
 
 
 def ensure_source(*, pool: Pool, kind: Source.Kind, name: str = "") -> Source:
-    """The pool's source of that kind and name, made when there is none."""
-    source, _ = Source.objects.select_related("dataset").get_or_create(
-        name=name or f"{kind}-{pool.name}"[:80],
-        defaults={"kind": kind, "dataset_id": pool.dataset_id, "pool": pool},
-    )
-    return source
+    """The pool's source of that kind and name, made when there is none.
+
+    Names of pools and programs, put together, may come to what another source is called: then the
+    name gets digits.
+    """
+    wanted = name or f"{kind}-{pool.name}"
+    digits = hashlib.sha256(f"{kind} {pool.pk} {wanted}".encode()).hexdigest()[:12]
+    for each in (wanted[:NAME_LENGTH], f"{wanted[: NAME_LENGTH - 13]}-{digits}"):
+        source, _ = Source.objects.select_related("dataset").get_or_create(
+            name=each, defaults={"kind": kind, "dataset_id": pool.dataset_id, "pool": pool}
+        )
+        if (source.kind, source.pool_id) == (kind, pool.pk):
+            return source
+    raise ValueError(f"Both names for {wanted!r} are those of other sources.")
 
 
 def store(
@@ -138,7 +149,7 @@ class _Resolver:
             lambda n: "the person is not one of the pool",
             "unknown_person",
         )
-        person, desktop = self._completed(person, desktop)
+        person, desktop = self._completed(person, desktop, samples.unix_s)
         site[np.isin(person, self._unlocated())] = 0
         observed = site > 0
         for values in samples.measures.values():
@@ -163,7 +174,7 @@ class _Resolver:
         """The ids of person and desktop of each sample, 0 where there is or is known none."""
         desktop = _ids(samples.desktop, self._desktops(samples.desktop.used()))
         person = _ids(samples.person, self._people(samples.person.used()))
-        return self._completed(person, desktop)
+        return self._completed(person, desktop, samples.unix_s)
 
     def _desktops(self, labels: list[str]) -> dict[str, int]:
         """A server's id says more than a key, and a key more than a name that may occur twice."""
@@ -194,20 +205,29 @@ class _Resolver:
         )
         return {label: known[name] for label, name in pseudonyms.items() if name in known}
 
-    def _completed(self, person: IntArray, desktop: IntArray) -> tuple[IntArray, IntArray]:
-        """Whose desktop it is, and which desktop is theirs, where only one of both is said."""
+    def _completed(
+        self, person: IntArray, desktop: IntArray, unix_s: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Whose desktop it was, and which desktop was theirs, where only one of both is said.
+
+        Before its owner got it from somebody else it was not theirs, and whose it was is not kept.
+        """
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT id, desktop_user_id FROM desktops_desktop"
+                "SELECT id, desktop_user_id,"
+                " coalesce(ceil(extract(epoch FROM owned_since))::bigint, %s)"
+                " FROM desktops_desktop"
                 " WHERE desktop_user_id IS NOT NULL"
                 " AND (id = ANY(%s) OR desktop_user_id = ANY(%s))",
-                [_some(desktop[person == 0]), _some(person[desktop == 0])],
+                [ALWAYS_S, _some(desktop[person == 0]), _some(person[desktop == 0])],
             )
-            pairs = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)
-        return (
-            np.where(person == 0, _looked_up(desktop, pairs[:, 0], pairs[:, 1]), person),
-            np.where(desktop == 0, _looked_up(person, pairs[:, 1], pairs[:, 0]), desktop),
-        )
+            found = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 3)
+        desktops, owners, since_s = found.T
+        owner = _looked_up(desktop, desktops, owners)
+        owner[unix_s < _looked_up(desktop, desktops, since_s)] = 0
+        owned = _looked_up(person, owners, desktops)
+        owned[unix_s < _looked_up(person, owners, since_s)] = 0
+        return np.where(person == 0, owner, person), np.where(desktop == 0, owned, desktop)
 
     def _unlocated(self) -> list[int]:
         # Of the data set, not of the pool: somebody's desktop may be in another one than they.

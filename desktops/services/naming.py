@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from django.db import transaction
@@ -36,7 +37,7 @@ class Named:
     assigned: int
 
 
-def name_people(*, path: Path, dataset: Dataset) -> Named:
+def name_people(*, path: Path, dataset: Dataset, wall: datetime) -> Named:
     """Columns person (as they sign in), name, and if wanted desktop, which becomes theirs and
     makes them a person of its pool where they are none yet. Raises InvalidFile."""
     rows, problems = _read(path)
@@ -63,7 +64,7 @@ def name_people(*, path: Path, dataset: Dataset) -> Named:
             unique_fields=("desktop_user",),
             update_fields=("name",),
         )
-        assigned = _assign(rows, people, desktops)
+        assigned = _assign(rows, people, desktops, at=dataset.clock(wall=wall))
     return Named(named=len(rows), added=len(new), assigned=assigned)
 
 
@@ -147,15 +148,26 @@ def _new_people(
 
 
 def _assign(
-    rows: Iterable[Naming], people: dict[str, DesktopUser], desktops: dict[str, Desktop]
+    rows: Iterable[Naming],
+    people: dict[str, DesktopUser],
+    desktops: dict[str, Desktop],
+    *,
+    at: datetime,
 ) -> int:
-    """Whoever had one of these desktops, or these people another, no longer have it."""
+    """Whoever had one of these desktops, or these people another, no longer have it.
+
+    What was observed of a desktop before `at`, while it was somebody else's, does not become its
+    new owner's. Of one that never was anybody's, everything does.
+    """
     owners = {desktops[row.desktop].pk: people[row.pseudonym].pk for row in rows if row.desktop}
     given = [d for d in desktops.values() if owners.get(d.pk) not in (None, d.desktop_user_id)]
     Desktop.objects.filter(
-        Q(pk__in=[d.pk for d in given]) | Q(desktop_user__in=[owners[d.pk] for d in given])
-    ).update(desktop_user=None)
+        Q(pk__in=[d.pk for d in given]) | Q(desktop_user__in=[owners[d.pk] for d in given]),
+        desktop_user__isnull=False,
+    ).update(desktop_user=None, owned_since=at)
     for desktop in given:
+        if desktop.desktop_user_id or desktop.owned_since:
+            desktop.owned_since = at
         desktop.desktop_user_id = owners[desktop.pk]
-    Desktop.objects.bulk_update(given, ("desktop_user",), batch_size=1000)
+    Desktop.objects.bulk_update(given, ("desktop_user", "owned_since"), batch_size=1000)
     return len(given)

@@ -1,22 +1,23 @@
 """Erasing people, and what they opted out of.
 
-An erasure begins in one transaction, after which the person is gone from every table but the raw
-samples: nothing that arrives later finds them. Raw samples have no index by person, so they are
-deleted day by day, outside of that transaction; an erasure that was interrupted is finished by
-the next one, or within the hour by beat.
+One transaction takes a person, or all their places, out of every table but the raw samples: nothing
+that arrives later brings them back. Raw samples have no index by person, so a worker goes through
+them day by day, for everybody at once whose Erasure is under way. What was interrupted is finished
+by the next run, at the latest by the hourly one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from secrets import token_hex
 
+from celery import current_app
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection, transaction
-from django.db.models import F, Model, Q
+from django.db.models import F, Model, Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from desktops import events
@@ -36,6 +37,7 @@ from desktops.models import (
     Drift,
     Erasure,
     ImportedFile,
+    Notice,
     PersonName,
     QuarantinedRow,
     Sample,
@@ -44,9 +46,14 @@ from desktops.models import (
     Watermark,
 )
 from desktops.pseudonyms import pseudonym
+from desktops.selectors import is_being_unplaced
+from desktops.services.retention import alone
 from desktops.services.samples import partition_days
 
 DAY = timedelta(days=1)
+LOCK = 0x65726173
+ERASURES_AT_ONCE = 1000
+FORGET = "desktops.tasks.forget_samples"
 BY_NUMBER = Sample._meta.db_table  # rows that know people by number, without a foreign key
 
 
@@ -69,7 +76,7 @@ def find_person(*, dataset: str, pseudonym_: str = "", identity: str = "") -> De
 
 
 def erase_person(*, person_id: int, identity: str = "", actor: str, wall: datetime) -> Erased:
-    """Delete everything that leads back to somebody. Raises Refused.
+    """Delete everything that leads back to somebody, from raw samples by a worker. Raises Refused.
 
     identity : as they sign in, when it is known: names of imported files may hold it
     """
@@ -78,34 +85,60 @@ def erase_person(*, person_id: int, identity: str = "", actor: str, wall: dateti
         _refuse_if_moving(desktop)
         alias = alias_of(person)
         remarks = _remarks(desktop)
-        _forget_rows(person, desktop, words=_words(person, identity), wall=wall)
-        erasure = Erasure.objects.create(
-            person_id=person.pk,
-            desktop_id=desktop.pk if desktop else 0,
-            alias=alias,
-            pool_id=person.pool_id,
-            actor=actor,
-            begun_at=wall,
-        )
-        _release(desktop)
+        _forget_rows(person, desktop, identity=identity, wall=wall)
+        _begin(Erasure.What.PERSON, person, desktop, actor=actor, wall=wall)
+        _release(desktop, at=person.dataset.clock(wall=wall))
         person.delete()
-    _finish(erasure, wall=wall)
     return Erased(alias, remarks)
 
 
-def finish_erasures(*, wall: datetime) -> int:
-    """Finish what was interrupted; returns how many."""
-    left = list(Erasure.objects.order_by("pk"))
-    for erasure in left:
-        _finish(erasure, wall=wall)
-    return len(left)
+def _begin(
+    what: Erasure.What,
+    person: DesktopUser,
+    desktop: Desktop | None,
+    *,
+    actor: str,
+    wall: datetime,
+) -> None:
+    """Have a worker go through the raw samples, once this transaction has committed."""
+    Erasure.objects.create(
+        what=what,
+        person_id=person.pk,
+        desktop_id=desktop.pk if desktop else 0,
+        alias=alias_of(person),
+        pool_id=person.pool_id,
+        actor=actor,
+        begun_at=wall,
+    )
+    transaction.on_commit(lambda: current_app.send_task(FORGET), robust=True)
+
+
+def finish_erasures(*, wall: datetime) -> int | None:
+    """Take out of raw samples what is to go from them, for all who wait for it.
+
+    Returns how many were finished; None when somebody else is at it.
+    """
+    finished = 0
+    with alone(LOCK) as is_ours:
+        if not is_ours:
+            return None
+        while some := list(_under_way().order_by("pk")[:ERASURES_AT_ONCE]):
+            for day in partition_days():
+                _forget_day(datetime.combine(day, time.min, UTC), some)
+            finished += sum(_close(erasure, wall=wall) for erasure in some)
+    return finished
+
+
+def _under_way() -> QuerySet[Erasure]:
+    return Erasure.objects.filter(finished_at=None)
 
 
 def _locked(person_id: int) -> tuple[DesktopUser, Desktop | None]:
     """The person and their desktop, while nobody stores, plans or rolls up anything of them.
 
     Whoever stores samples holds their source, and whoever plans the data set; both look up whose
-    a desktop is only then. Marks of hours are taken before the person, as roll-ups do.
+    a desktop is only then. Marks of hours, the desktop's own too, are taken before person and
+    desktop, as roll-ups do.
     """
     person = DesktopUser.objects.filter(pk=person_id).first()
     if person is None:
@@ -116,11 +149,25 @@ def _locked(person_id: int) -> tuple[DesktopUser, Desktop | None]:
         .filter(dataset=person.dataset_id)
         .order_by("pk")
     )
-    list(DirtyHour.objects.select_for_update().filter(desktop_user_id=person_id).order_by("hour"))
-    locked = DesktopUser.objects.select_for_update().filter(pk=person_id).first()
+    desktop_id = Desktop.objects.filter(desktop_user=person_id).values_list("pk", flat=True).first()
+    marks = Q(desktop_user_id=person_id)
+    if desktop_id is not None:
+        marks |= Q(desktop_user_id=0, desktop_id=desktop_id)
+    list(
+        DirtyHour.objects.select_for_update()
+        .filter(marks)
+        .order_by("hour", "desktop_user_id", "desktop_id")
+    )
+    locked = (
+        DesktopUser.objects.select_for_update(of=("self",))
+        .select_related("dataset")
+        .filter(pk=person_id)
+        .first()
+    )
     if locked is None:
         raise Refused(404, "unknown_person", "There is no such person any more.")
-    return locked, Desktop.objects.select_for_update().filter(desktop_user=locked).first()
+    desktop = Desktop.objects.select_for_update().filter(pk=desktop_id, desktop_user=locked).first()
+    return locked, desktop
 
 
 def _refuse_if_moving(desktop: Desktop | None) -> None:
@@ -145,7 +192,7 @@ def _words(person: DesktopUser, identity: str) -> list[str]:
 
 
 def _forget_rows(
-    person: DesktopUser, desktop: Desktop | None, *, words: list[str], wall: datetime
+    person: DesktopUser, desktop: Desktop | None, *, identity: str, wall: datetime
 ) -> None:
     """Everything but the raw samples and the person's own row, with what hangs on that."""
     for keeper in keepers():
@@ -154,11 +201,10 @@ def _forget_rows(
         model.objects.filter(desktop_user=person).delete()
     for marks in (DirtyHour, Watermark):
         marks.objects.filter(desktop_user_id=person.pk).delete()
-    _forget_quarantine(person, desktop)
-    _forget_files(person, words)
-    LogEntry.objects.filter(
-        content_type__in=_content_types(DesktopUser, PersonName), object_id=str(person.pk)
-    ).delete()
+    quarantine_of(person, desktop).delete()
+    # The digest stays: the same file must not bring them back.
+    files_of(person, identity=identity).update(name=F("sha256"))
+    edits_of(person).delete()
     if desktop is not None:
         _forget_behaviour(desktop, wall=wall)
 
@@ -167,20 +213,28 @@ def _content_types(*models: type[Model]) -> Iterable[ContentType]:
     return ContentType.objects.get_for_models(*models).values()
 
 
-def _forget_quarantine(person: DesktopUser, desktop: Desktop | None) -> None:
+def quarantine_of(person: DesktopUser, desktop: Desktop | None) -> QuerySet[QuarantinedRow]:
+    """Refused rows of them or their desktop, known then or not."""
     theirs = Q(desktop_user=person) | Q(row__person=person.pseudonym)
     if desktop is not None:
         names = {desktop.key, desktop.label, desktop.server_id} - {""}
         theirs |= Q(desktop=desktop) | Q(row__desktop__in=sorted(names))
-    QuarantinedRow.objects.filter(theirs, source__dataset=person.dataset_id).delete()
+    return QuarantinedRow.objects.filter(theirs, source__dataset=person.dataset_id)
 
 
-def _forget_files(person: DesktopUser, words: list[str]) -> None:
-    """The digest stays: the same file must not bring them back."""
+def files_of(person: DesktopUser, *, identity: str = "") -> QuerySet[ImportedFile]:
+    """Imported files whose name may mean them."""
     named = Q()
-    for word in words:
+    for word in _words(person, identity):
         named |= Q(name__icontains=word)
-    ImportedFile.objects.filter(named, dataset=person.dataset_id).update(name=F("sha256"))
+    return ImportedFile.objects.filter(named, dataset=person.dataset_id)
+
+
+def edits_of(person: DesktopUser) -> QuerySet[LogEntry]:
+    """Of their row and name, in the admin's log."""
+    return LogEntry.objects.filter(
+        content_type__in=_content_types(DesktopUser, PersonName), object_id=str(person.pk)
+    )
 
 
 def _forget_behaviour(desktop: Desktop, *, wall: datetime) -> None:
@@ -203,9 +257,10 @@ def _forget_behaviour(desktop: Desktop, *, wall: datetime) -> None:
     )
 
 
-def _release(desktop: Desktop | None) -> None:
+def _release(desktop: Desktop | None, *, at: datetime) -> None:
     """Recorded history goes with the person; a desktop that runs stays, as nobody's.
 
+    at : by the clock of its data; what was observed before is no later owner's
     Its label may be the person's name. Its key never is (desktops.services.drifts).
     """
     if desktop is None:
@@ -220,28 +275,52 @@ def _release(desktop: Desktop | None) -> None:
     Drift.objects.filter(server_id=desktop.server_id).exclude(server_id="").update(
         name=desktop.key, detail=""
     )
-    Desktop.objects.filter(pk=desktop.pk).update(desktop_user=None, label=desktop.key)
+    Desktop.objects.filter(pk=desktop.pk).update(
+        desktop_user=None, label=desktop.key, owned_since=at
+    )
 
 
-def _finish(erasure: Erasure, *, wall: datetime) -> None:
-    for day in partition_days():
-        since = datetime.combine(day, time.min, UTC)
-        with connection.cursor() as cursor:
+def _forget_day(since: datetime, erasures: Sequence[Erasure]) -> None:
+    """since : the beginning of a day of raw samples"""
+    of = {what: [e for e in erasures if e.what == what] for what in Erasure.What}
+    erased, unplaced = of[Erasure.What.PERSON], of[Erasure.What.PLACES]
+    day = [since, since + DAY]
+    with connection.cursor() as cursor:
+        if erased:
             cursor.execute(
-                f"DELETE FROM {BY_NUMBER} WHERE at >= %s AND at < %s AND (desktop_user_id = %s"
-                " OR desktop_user_id = 0 AND desktop_id = %s AND desktop_id > 0 AND at < %s)",
-                [since, since + DAY, erasure.person_id, erasure.desktop_id, erasure.begun_at],
+                f"DELETE FROM {BY_NUMBER} s WHERE at >= %s AND at < %s AND ("
+                " desktop_user_id = ANY(%s) OR desktop_user_id = 0 AND EXISTS ("
+                " SELECT FROM unnest(%s::bigint[], %s::timestamptz[]) gone (desktop, begun_at)"
+                " WHERE gone.desktop > 0 AND gone.desktop = s.desktop_id AND s.at < begun_at))",
+                [
+                    *day,
+                    [e.person_id for e in erased],
+                    [e.desktop_id for e in erased],
+                    [e.begun_at for e in erased],
+                ],
             )
+        if unplaced:
+            cursor.execute(
+                f"UPDATE {BY_NUMBER} SET site_id = 0"
+                " WHERE at >= %s AND at < %s AND desktop_user_id = ANY(%s) AND site_id > 0",
+                [*day, [e.person_id for e in unplaced]],
+            )
+
+
+def _close(erasure: Erasure, *, wall: datetime) -> int:
+    kinds = {Erasure.What.PERSON: "person.erased", Erasure.What.PLACES: "person.places_erased"}
     with transaction.atomic():
-        left, _ = Erasure.objects.filter(pk=erasure.pk).delete()
-        if left:
+        closed = _under_way().filter(pk=erasure.pk)
+        n = closed.update(finished_at=wall, person_id=0, desktop_id=0)
+        if n:
             events.record(
-                kind="person.erased",
+                kind=kinds[Erasure.What(erasure.what)],
                 subject=events.Subject("desktopuser", erasure.alias),
                 at=wall,
                 pool_id=erasure.pool_id,
                 actor=erasure.actor,
             )
+    return n
 
 
 def set_opt_outs(
@@ -254,8 +333,8 @@ def set_opt_outs(
 ) -> DesktopUser:
     """Leave somebody out of predictions or places (False), or take them in again (True).
 
-    What was kept of it so far is deleted at once; doing it again finishes what was interrupted.
-    None leaves it as it is. Raises Refused.
+    What was kept of it so far is deleted at once, from raw samples by a worker. None leaves it as
+    it is. Raises Refused.
     """
     wanted = {"is_predicted": is_predicted, "is_located": is_located}
     with transaction.atomic():
@@ -265,12 +344,21 @@ def set_opt_outs(
             for name, value in wanted.items()
             if value is not None and value != getattr(person, name)
         }
+        if changed.get("is_located") and is_being_unplaced(person):
+            # Hours computed anew would find places that are still to go.
+            raise Refused(
+                409, "erasure_unfinished", "Their places are still being erased: try again later."
+            )
         for name, value in changed.items():
             setattr(person, name, value)
         person.save(update_fields=list(changed))
         if is_predicted is False:
             for keeper in keepers():
                 keeper.forget_prediction(person, desktop)
+        if is_located is False:
+            _forget_places(person, desktop)
+            if not is_being_unplaced(person):
+                _begin(Erasure.What.PLACES, person, desktop, actor=actor, wall=wall)
         if changed:
             events.record(
                 kind="person.opt_outs_changed",
@@ -280,28 +368,17 @@ def set_opt_outs(
                 actor=actor,
                 **changed,
             )
-    if is_located is False:
-        _forget_places(person_id)
     return person
 
 
-def _forget_places(person_id: int) -> None:
-    """Raw samples first: hours computed anew after that bring no place back."""
-    for day in partition_days():
-        since = datetime.combine(day, time.min, UTC)
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {BY_NUMBER} SET site_id = 0"
-                " WHERE at >= %s AND at < %s AND desktop_user_id = %s AND site_id > 0",
-                [since, since + DAY, person_id],
-            )
-    with transaction.atomic():
-        person, desktop = _locked(person_id)
-        for keeper in keepers():
-            keeper.forget_places(person, desktop)
-        Activity.objects.filter(desktop_user=person, site__isnull=False).update(site=None)
-        Sighting.objects.filter(desktop_user=person).delete()
-        held = Q(desktop_user=person) | Q(row__person=person.pseudonym)
-        for row in QuarantinedRow.objects.filter(held, row__has_key="site"):
-            del row.row["site"]
-            row.save(update_fields=["row"])
+def _forget_places(person: DesktopUser, desktop: Desktop | None) -> None:
+    """Everything but the raw samples; hours computed anew of these get no place any more."""
+    for keeper in keepers():
+        keeper.forget_places(person, desktop)
+    Activity.objects.filter(desktop_user=person, site__isnull=False).update(site=None)
+    Notice.objects.filter(desktop_user=person, site__isnull=False).update(site=None)
+    Sighting.objects.filter(desktop_user=person).delete()
+    held = Q(desktop_user=person) | Q(row__person=person.pseudonym)
+    for row in QuarantinedRow.objects.filter(held, row__has_key="site"):
+        del row.row["site"]
+        row.save(update_fields=["row"])

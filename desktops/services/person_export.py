@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import OuterRef, QuerySet, Subquery
 
@@ -25,11 +26,11 @@ from desktops.models import (
     Look,
     Notice,
     PersonName,
-    QuarantinedRow,
     Sample,
     Sighting,
     Site,
 )
+from desktops.services.people import edits_of, files_of, quarantine_of
 from desktops.sources.samples import MEASURES
 
 ROWS_AT_ONCE = 2000
@@ -43,7 +44,7 @@ def sections_of(person: DesktopUser, *, with_name: bool) -> Iterator[Section]:
     """What every app keeps of a person, their row first."""
     desktop: Desktop | None = getattr(person, "desktop", None)
     yield from _about(person, with_name=with_name)
-    yield from _observed(person)
+    yield from _observed(person, desktop)
     if desktop is not None:
         yield from _of_desktop(desktop)
     for keeper in reversed(keepers()):
@@ -72,6 +73,10 @@ def _json(value: Any) -> str:
 
 
 def _known(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _known(value.tolist())
+    if isinstance(value, list):
+        return [_known(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -103,7 +108,7 @@ def _about(person: DesktopUser, *, with_name: bool) -> Iterator[Section]:
     )
 
 
-def _observed(person: DesktopUser) -> Iterator[Section]:
+def _observed(person: DesktopUser, desktop: Desktop | None) -> Iterator[Section]:
     theirs = {"desktop_user": person}
     yield Section(
         "activity",
@@ -116,7 +121,7 @@ def _observed(person: DesktopUser) -> Iterator[Section]:
         "samples",
         f"The observations that hours are computed from, kept for days. {UNITS}. site_code: where"
         " they were, as the list of sites has it.",
-        _samples(person),
+        _samples(desktop_user_id=person.pk),
     )
     yield Section(
         "applications",
@@ -140,17 +145,27 @@ def _observed(person: DesktopUser) -> Iterator[Section]:
     yield Section(
         "quarantine",
         "Observations that were refused, and why.",
-        QuarantinedRow.objects.filter(**theirs)
+        quarantine_of(person, desktop)
         .order_by("pk")
         .values("received_at", "source__name", "reason", "detail", "row", "state"),
     )
+    yield Section(
+        "files",
+        "Imported files whose name may mean them.",
+        files_of(person).values("name", "imported_at"),
+    )
+    yield Section(
+        "edits",
+        "Edits of their row in the admin pages.",
+        edits_of(person).values("action_time", "user__username", "change_message"),
+    )
 
 
-def _samples(person: DesktopUser) -> QuerySet[Sample, dict[str, Any]]:
+def _samples(**whose: int) -> QuerySet[Sample, dict[str, Any]]:
     """The table has no foreign keys; the site's code is looked up row by row of few sites."""
     code = Site.objects.filter(pk=OuterRef("site_id")).values("code")
     return (
-        Sample.objects.filter(desktop_user_id=person.pk)
+        Sample.objects.filter(**whose)
         .order_by("at")
         .annotate(site_code=Subquery(code))
         .values("at", *MEASURES, "site_code")
@@ -158,6 +173,24 @@ def _samples(person: DesktopUser) -> QuerySet[Sample, dict[str, Any]]:
 
 
 def _of_desktop(desktop: Desktop) -> Iterator[Section]:
+    alone = {"desktop": desktop, "desktop_user": None}
+    yield Section(
+        "desktop_activity",
+        f"What was observed of their desktop without anybody, hour by hour. {UNITS}.",
+        Activity.objects.filter(**alone).order_by("hour").values("hour", *MEASURES, "site__label"),
+    )
+    yield Section(
+        "desktop_samples",
+        f"The observations of their desktop without anybody, kept for days. {UNITS}.",
+        _samples(desktop_id=desktop.pk, desktop_user_id=0),
+    )
+    yield Section(
+        "desktop_applications",
+        "The same as applications, of their desktop without anybody.",
+        ApplicationUse.objects.filter(**alone)
+        .order_by("hour")
+        .values("hour", "application", "cpu_core_s"),
+    )
     yield Section(
         "disk_reads",
         "Which parts of their desktop's disk were read on a day: read_bytes of the part that begins"

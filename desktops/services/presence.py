@@ -30,16 +30,28 @@ REASONS: Mapping[str, str] = {
     "too_old": "at lies too far back to be of use",
 }
 
-# Locked in the order in which sightings are written, so that two never wait in a circle.
-FORGET = """
-DELETE FROM desktops_sighting WHERE desktop_user_id IN (
-    SELECT sighting.desktop_user_id FROM desktops_sighting sighting
-    JOIN desktops_site site ON site.id = sighting.site_id
+# Both lock in the order in which sightings are written, so that two never wait in a circle.
+# That somebody left is kept, so that what was seen before and comes late does not bring them back.
+LEFT_UNSEEN = """
+INSERT INTO desktops_sighting (desktop_user_id, at, source_id)
+SELECT person.id, to_timestamp(max(gone.at)), %s
+FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) gone (person, site, at)
+JOIN desktops_desktopuser person ON person.id = gone.person AND person.is_located
+GROUP BY person.id ORDER BY person.id
+ON CONFLICT DO NOTHING
+"""
+LEFT = """
+WITH gone AS (
+    SELECT sighting.desktop_user_id AS person, gone.at FROM desktops_sighting sighting
+    LEFT JOIN desktops_site site ON site.id = sighting.site_id
     JOIN unnest(%s::bigint[], %s::text[], %s::bigint[]) gone (person, site, at)
-        ON gone.person = sighting.desktop_user_id AND gone.site = site.code
+        ON gone.person = sighting.desktop_user_id
+        AND (site.id IS NULL OR gone.site = site.code)
         AND sighting.at <= to_timestamp(gone.at)
     ORDER BY 1 FOR UPDATE OF sighting
-)
+), newest AS (SELECT person, max(at) AS at FROM gone GROUP BY person)
+UPDATE desktops_sighting SET site_id = NULL, at = to_timestamp(newest.at)
+FROM newest WHERE desktop_user_id = newest.person
 """
 
 
@@ -73,18 +85,21 @@ def report_presence(*, token: IntegrationToken, body: object, wall: datetime) ->
     body : parsed JSON, see desktops.sources.presence
 
     Raises Refused when it is no report at all; a bad observation costs nothing but itself. When
-    this returns and its transaction has committed, what was accepted cannot be lost.
+    this returns, what was accepted cannot be lost. Each pool is a transaction of its own, so that
+    nobody holds one pool's rows while waiting for another's; a report that broke off between two
+    is sent again, and stores nothing twice.
     """
     clock = token.dataset.clock(wall=wall)
     observations, rejected = read_observations(body, now=clock)
     receipt = Receipt(rejected=rejected)
     seen = _resolved(observations, token=token, clock=clock, receipt=receipt)
-    with transaction.atomic():
-        for pool, of_pool in _by_pool(seen):
-            _store(of_pool, pool=pool, token=token, wall=wall, receipt=receipt)
-        _forget_who_left(seen, receipt=receipt)
-        if receipt.accepted:
-            transaction.on_commit(ring_confirmation, robust=True)
+    for pool, of_pool in _by_pool(seen):
+        name = source_name(pool=pool, program=token.name)
+        source = ensure_source(pool=pool, kind=Source.Kind.PRESENCE, name=name)
+        _store([each for each in of_pool if each.is_present], source, wall, receipt)
+        _note_who_left([each for each in of_pool if not each.is_present], source, receipt)
+    if receipt.accepted:
+        transaction.on_commit(ring_confirmation, robust=True)
     receipt.rejected.sort(key=lambda row: row.index)
     return receipt
 
@@ -149,20 +164,15 @@ def _unbelievable(unix_s: int, clock: datetime) -> str:
 
 
 def _by_pool(seen: Iterable[_Seen]) -> list[tuple[Pool, list[_Seen]]]:
-    """In the order of their keys, in which everybody locks their sources."""
     pools: dict[Pool, list[_Seen]] = defaultdict(list)
     for each in seen:
-        if each.is_present:
-            pools[each.person.pool].append(each)
-    return sorted(pools.items(), key=lambda entry: entry[0].pk)
+        pools[each.person.pool].append(each)
+    return list(pools.items())
 
 
-def _store(
-    seen: list[_Seen], *, pool: Pool, token: IntegrationToken, wall: datetime, receipt: Receipt
-) -> None:
-    source = ensure_source(
-        pool=pool, kind=Source.Kind.PRESENCE, name=source_name(pool=pool, program=token.name)
-    )
+def _store(seen: list[_Seen], source: Source, wall: datetime, receipt: Receipt) -> None:
+    if not seen:
+        return
     # Nothing waits in quarantine: whoever reports reads in the answer what was refused, and why.
     stored = store(
         source=source, samples=_samples(seen), wall=wall, are_pseudonyms=True, quarantines=False
@@ -201,18 +211,16 @@ def _labels(values: Sequence[str]) -> Labels:
     return Labels(distinct, np.array([number[value] for value in values], dtype=np.int64))
 
 
-def _forget_who_left(seen: Iterable[_Seen], *, receipt: Receipt) -> None:
+def _note_who_left(left: list[_Seen], source: Source, receipt: Receipt) -> None:
     """Somebody who has left a place is not there to confirm a plan with."""
-    left = [each for each in seen if not each.is_present]
     if not left:
         return
-    with connection.cursor() as cursor:
-        cursor.execute(
-            FORGET,
-            [
-                [each.person.pk for each in left],
-                [each.site for each in left],
-                [each.unix_s for each in left],
-            ],
-        )
+    columns = [
+        [each.person.pk for each in left],
+        [each.site for each in left],
+        [each.unix_s for each in left],
+    ]
+    for statement, parameters in ((LEFT_UNSEEN, [source.pk, *columns]), (LEFT, columns)):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
     receipt.accepted += len(left)

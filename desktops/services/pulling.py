@@ -19,7 +19,7 @@ from django.db.models import Q
 
 from desktops.errors import InvalidFile, SourceFailed
 from desktops.models import Desktop, Pool, Source
-from desktops.services.ingest import ensure_source, store
+from desktops.services.ingest import store
 from desktops.services.locating import site_finder
 from desktops.sources.entries import Entry, read_entries
 from desktops.sources.pulling import PullSource
@@ -107,7 +107,10 @@ def _source_of(entry: Entry) -> Source:
     pool = Pool.objects.select_related("dataset").filter(name=entry.pool).first()
     if pool is None:
         raise InvalidFile(f"Source {entry.name!r}: there is no pool {entry.pool!r}.")
-    source = ensure_source(pool=pool, kind=Source.Kind(entry.kind), name=entry.name)
+    source, _ = Source.objects.select_related("dataset").get_or_create(
+        name=entry.name,
+        defaults={"kind": entry.kind, "dataset_id": pool.dataset_id, "pool": pool},
+    )
     if (source.kind, source.pool_id) != (entry.kind, pool.pk):
         raise InvalidFile(
             f"Source {entry.name!r} is already a source of kind {source.kind}, of the pool"

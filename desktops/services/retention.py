@@ -23,6 +23,7 @@ from desktops.models import (
     Batch,
     Dataset,
     DiskRead,
+    Erasure,
     Look,
     Notice,
     QuarantinedRow,
@@ -60,6 +61,7 @@ BY_WALL: tuple[tuple[str, Callable[[datetime], QuerySet]], ...] = (
         lambda t: AgentCommand.objects.filter(Q(finished_at__lt=t) | Q(expires_at__lt=t)),
     ),
     ("looks", lambda t: Look.objects.filter(hour__lt=t)),
+    ("looks", lambda t: Erasure.objects.filter(finished_at__lt=t)),
 )
 
 
@@ -112,7 +114,8 @@ def delete_in_steps(rows: QuerySet) -> int:
     """Each step its own transaction, so that nobody waits long for a lock."""
     deleted = 0
     while ids := list(rows.order_by().values_list("pk", flat=True)[:ROWS_AT_ONCE]):
-        rows.model._base_manager.filter(pk__in=ids).delete()
+        # Asked again: what changed meanwhile may be due no longer.
+        rows.filter(pk__in=ids).delete()
         deleted += len(ids)
     return deleted
 

@@ -44,7 +44,7 @@ FROM (
 ) due
 LEFT JOIN desktops_desktopuser person ON person.id = due.desktop_user_id
 LEFT JOIN desktops_desktop desktop ON desktop.id = due.desktop_id
-LEFT JOIN desktops_site site ON site.id = due.site_id
+LEFT JOIN desktops_site site ON site.id = due.site_id AND person.is_located IS NOT FALSE
 WHERE person.id IS NOT NULL OR (due.desktop_user_id = 0 AND desktop.id IS NOT NULL)
 ORDER BY due.hour, person.id, desktop.id
 ON CONFLICT (desktop_user_id, desktop_id, hour) DO UPDATE SET

@@ -73,7 +73,7 @@ def _waiting(*, after: int, wall: datetime) -> Sequence[Transition]:
         site__isnull=False,
     ).order_by("-hour")
     sighted = Sighting.objects.filter(
-        desktop_user=OuterRef("desktop__desktop_user"), at__gt=planned_at
+        desktop_user=OuterRef("desktop__desktop_user"), at__gt=planned_at, site__isnull=False
     )
     return list(
         Transition.objects.filter(

@@ -35,6 +35,7 @@ from desktops.models import (
 )
 from desktops.services import agents
 from desktops.services.batches import settle
+from desktops.tasks import enforce_retention
 from tests.support.agent import PROGRAM, load_agent
 from tests.support.rows import Rows, make_rows
 from tests.support.services import WebServer, web_server
@@ -64,6 +65,10 @@ def enrolled(rows: Rows, desktop: Desktop) -> agents.Enrolled:
         version="1.0",
         wall=timezone.now(),
     )
+
+
+def revoke(desktop: Desktop) -> None:
+    call_command("revoke_agent", desktop.key, stdout=StringIO())
 
 
 class Caller:
@@ -150,11 +155,24 @@ class TestEnrolment:
 
     def test_enrolling_again_shuts_out_the_agent_of_before(self, rows: Rows) -> None:
         desktop = rows.add_people(1)[0]
-        old, new = enrolled(rows, desktop), enrolled(rows, desktop)
+        old = enrolled(rows, desktop)
+        revoke(desktop)
+        new = enrolled(rows, desktop)
         assert old.command_key != new.command_key
         answer = Caller(old.token, desktop.server_id).get("agent/commands/")
         assert (answer.status_code, answer.json()["reason"]) == (401, "wrong_token")
         assert Caller(new.token, desktop.server_id).get("agent/commands/").status_code == 200
+
+    def test_a_token_of_many_uses_takes_over_no_desktop_that_has_an_agent(self, rows: Rows) -> None:
+        desktop = rows.add_people(1)[0]
+        theirs = enrolled(rows, desktop)
+        token = enrolment_token(rows, uses=10)
+        answer = Caller().enrol(token, desktop.server_id)
+        assert (answer.status_code, answer.json()["reason"]) == (409, "already_enrolled")
+        assert Caller(theirs.token, desktop.server_id).get("agent/commands/").status_code == 200
+        assert EnrolmentToken.objects.filter(uses_left=10).exists(), "it costs no use"
+        revoke(desktop)
+        assert Caller().enrol(token, desktop.server_id).status_code == 201
 
     def test_withdrawn_tokens_let_nobody_in(self, rows: Rows) -> None:
         desktop = rows.add_people(1)[0]
@@ -325,6 +343,17 @@ class TestCommands:
         AgentCommand.objects.update(expires_at=timezone.now())
         assert caller.get("agent/commands/").json()["commands"] == []
         assert AgentCommand.objects.get().outcome == "expired"
+
+    def test_a_command_that_nobody_comes_for_expires_within_the_hour(self, rows: Rows) -> None:
+        desktop = rows.add_people(1)[0]
+        for minutes in (-1, 1):
+            at = timezone.now() + timedelta(minutes=minutes)
+            AgentCommand.objects.create(
+                desktop=desktop, kind="quiesce", created_at=at, expires_at=at
+            )
+        enforce_retention()
+        outcomes = AgentCommand.objects.order_by("expires_at").values_list("outcome", flat=True)
+        assert list(outcomes) == ["expired", "waiting"]
 
     def test_a_command_that_nobody_came_for_is_shown_as_expired(self, rows: Rows) -> None:
         desktop = rows.add_people(1)[0]

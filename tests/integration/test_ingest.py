@@ -291,6 +291,35 @@ def test_a_copy_of_a_desktop_elsewhere_may_not_report(pool: Pool) -> None:
     assert (refused.value.status, refused.value.reason) == (403, "wrong_server")
 
 
+def test_pools_with_long_names_have_agents_sources_of_their_own() -> None:
+    dataset = Dataset.objects.create(name="live", label="Live", kind=Dataset.Kind.LIVE)
+    for end in "ab":
+        pool = Pool.objects.create(dataset=dataset, name="p" * 79 + end, label=end)
+        deliver(agent_of(desktop_of(pool, end)), body(f"server-{end}", seconds(1)))
+    assert {batch.source.pool_id == batch.desktop.pool_id for batch in Batch.objects.all()} == {
+        True
+    }
+    assert settle_now() == 2 and Sample.objects.count() == 2
+
+
+def test_applications_and_disk_reads_of_an_earlier_owner_are_not_the_next_ones(
+    pool: Pool,
+) -> None:
+    desktop = desktop_of(pool, "anna")
+    hour = int(NOW.replace(minute=0).timestamp())
+    Desktop.objects.update(owned_since=NOW.replace(minute=0))
+    read = {"extent_bytes": 1 << 26, "extents": [1], "read_bytes": [1]}
+    used = [{"hour": at, "application": "firefox", "cpu_core_s": 1.0} for at in (hour - 3600, hour)]
+    days = [read | {"day": day} for day in ("2026-03-01", "2026-03-02")]
+    deliver(
+        agent_of(desktop), body("server-anna", [], columns={}, applications=used, disk_reads=days)
+    )
+    settle_now()
+    owners = ApplicationUse.objects.order_by("hour").values_list("desktop_user", flat=True)
+    assert list(owners) == [None, desktop.desktop_user_id]
+    assert DiskRead.objects.get().day == date(2026, 3, 2)
+
+
 def test_a_broken_batch_keeps_nobody_else_waiting(pool: Pool, caplog: Any) -> None:
     anna, bob = desktop_of(pool, "anna"), desktop_of(pool, "bob")
     deliver(agent_of(anna), body("server-anna", seconds(1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -15,7 +16,7 @@ import pytest
 from celery import current_app
 from django.core.cache import cache
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, connections, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern, URLResolver, get_resolver
@@ -40,6 +41,7 @@ from desktops.models import (
 )
 from desktops.pseudonyms import pseudonym
 from desktops.services import locating
+from desktops.services.ingest import ensure_source
 from desktops.services.integration_tokens import create_token, revoke_token
 from desktops.services.presence import source_name
 from migration.core.advice import ConfirmTerms
@@ -240,10 +242,80 @@ def test_who_left_is_no_longer_there(rows: Rows) -> None:
         seen("paris", present=False, at=(AS_OF + 12 * MINUTE).isoformat()),
     ):
         assert post(token, too_early_or_elsewhere).json()["accepted"] == 1
-        assert Sighting.objects.exists()
+        assert Sighting.objects.get().site == rows.sites[1]
     assert post(token, seen(present=False, at=(AS_OF + 12 * MINUTE).isoformat())).status_code == 202
-    assert not Sighting.objects.exists()
+    assert Sighting.objects.get().site is None
     assert Sample.objects.count() == 1, "that somebody was there stays true"
+
+
+@pytest.mark.parametrize("was_seen_before", [True, False])
+def test_what_comes_late_does_not_bring_back_who_left(rows: Rows, was_seen_before: bool) -> None:
+    token = token_for(rows)
+
+    def at(minute: int) -> str:
+        return (AS_OF + minute * MINUTE).isoformat()
+
+    if was_seen_before:
+        post(token, seen(at=at(10)))
+    post(token, seen(present=False, at=at(20)))
+    post(token, seen(at=at(15)))
+    sighting = Sighting.objects.get()
+    assert (sighting.site, sighting.at) == (None, AS_OF + 20 * MINUTE)
+    post(token, seen(at=at(25)))
+    sighting.refresh_from_db()
+    assert sighting.site == rows.sites[1]
+
+
+def test_that_somebody_left_is_not_kept_of_who_opted_out(rows: Rows) -> None:
+    DesktopUser.objects.update(is_located=False)
+    assert post(token_for(rows), seen(present=False)).json()["accepted"] == 1
+    assert not Sighting.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_report_holds_nobody_of_one_pool_while_it_waits_for_another(rows: Rows) -> None:
+    ana = DesktopUser.objects.get()
+    other_pool = Pool.objects.create(dataset=rows.dataset, name="other", label="Other")
+    bob = DesktopUser.objects.create(
+        dataset=rows.dataset, pool=other_pool, pseudonym=pseudonym("bob")
+    )
+    token = token_for(rows)
+    post(token, [seen(), seen(person="bob")])
+    later = (AS_OF + 12 * MINUTE).isoformat()
+
+    def report() -> int:
+        try:
+            body = [seen(at=later), seen(person="bob", at=later)]
+            return int(post(token, body).status_code)
+        finally:
+            connections.close_all()
+
+    lock = "SELECT FROM desktops_sighting WHERE desktop_user_id = %s FOR UPDATE NOWAIT"
+    other = connection.copy()
+    other.set_autocommit(False)
+    try:
+        with other.cursor() as cursor, ThreadPoolExecutor(1) as thread:
+            cursor.execute(lock, [bob.pk])
+            reporting = thread.submit(report)
+            deadline = time.monotonic() + 30
+            while not waiting_for_locks():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            with transaction.atomic(), connection.cursor() as third:
+                third.execute(lock, [ana.pk])
+            other.commit()
+            assert reporting.result(timeout=30) == 202
+    finally:
+        other.close()
+
+
+def waiting_for_locks() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return int(cursor.fetchone()[0])
 
 
 # Requests that are refused as a whole
@@ -421,6 +493,24 @@ def test_names_of_sources_fit(rows: Rows) -> None:
     rows.pool.name = "p" * 80
     names = {source_name(pool=rows.pool, program=name) for name in ("vpn", "wifi")}
     assert len(names) == 2 and all(len(name) <= 80 for name in names)
+
+
+def test_a_name_that_is_another_pools_source_gets_digits(rows: Rows) -> None:
+    pools = [
+        Pool.objects.create(dataset=rows.dataset, name=name, label=name) for name in ("a", "a-b")
+    ]
+    programs = ("b-c", "c")
+    sources = [
+        ensure_source(
+            pool=pool,
+            kind=Source.Kind.PRESENCE,
+            name=source_name(pool=pool, program=program),
+        )
+        for pool, program in zip(pools, programs, strict=True)
+        for _ in range(2)
+    ]
+    assert [source.pool for source in sources] == [pools[0]] * 2 + [pools[1]] * 2
+    assert len({source.pk for source in sources}) == 2
 
 
 # From addresses to sites

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,18 +16,20 @@ import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from desktops import events
 from desktops.aliases import alias_of
+from desktops.errors import Refused
 from desktops.models import (
     Activity,
     AgentCommand,
     ApplicationUse,
     Batch,
+    Dataset,
     Desktop,
     DesktopUser,
     DirtyHour,
@@ -45,11 +49,13 @@ from desktops.models import (
 )
 from desktops.pseudonyms import pseudonym
 from desktops.selectors import enough_people
+from desktops.services import people
 from desktops.services.ingest import ensure_source, store
 from desktops.services.integration_tokens import create_token
 from desktops.services.people import erase_person, finish_erasures, set_opt_outs
 from desktops.services.rollups import roll_up
 from desktops.sources.samples import Labels, Samples
+from desktops.tasks import enforce_retention as enforce_retention_task
 from forecasting.history import read_history
 from forecasting.models import ResourceDemandProfile
 from migration.models import Decision, Recommendation, Transition
@@ -227,6 +233,7 @@ def test_an_erased_person_is_in_no_table_any_more(rows: Rows) -> None:
     assert all(before.values())
 
     erase_person(person_id=person.pk, identity=IDENTITY, actor="ada", wall=timezone.now())
+    assert finish_erasures(wall=timezone.now()) == 1
 
     for word in (person.pseudonym, NAME, IDENTITY, "ana.szabo", key, "in Lyon", "firefox"):
         assert not holding(word), word
@@ -234,7 +241,6 @@ def test_an_erased_person_is_in_no_table_any_more(rows: Rows) -> None:
         assert not model.objects.filter(desktop_user_id=person.pk).exists(), model
     assert of_others(person.pk) == before
     assert not DiskRead.objects.exists() and not AgentCommand.objects.exists()
-    assert not Erasure.objects.exists()
     batch = Batch.objects.get()
     assert (batch.body, batch.extras, batch.rows) == (None, None, 0)
     desktop.refresh_from_db()
@@ -271,13 +277,36 @@ def test_what_arrives_later_does_not_bring_an_erased_person_back(rows: Rows) -> 
 def test_an_interrupted_erasure_is_finished(rows: Rows) -> None:
     observe(rows, IDENTITY)
     person = ana()
-    Erasure.objects.create(
-        person_id=person.pk, alias="a" * 64, pool_id=rows.pool.pk, begun_at=timezone.now()
-    )
-    assert finish_erasures(wall=timezone.now()) == 1
+    alias = alias_of(person)
+    erase_person(person_id=person.pk, actor="ada", wall=timezone.now())
+    assert Sample.objects.filter(desktop_user_id=person.pk).exists()
+    state = signed_in(rows, "admin").get(f"/api/v1/erasures/{alias}/").json()
+    assert [(row["what"], row["finished_at"]) for row in state] == [("person", None)]
+    assert not Event.objects.filter(kind="person.erased").exists()
+
+    enforce_retention_task()
     assert not Sample.objects.filter(desktop_user_id=person.pk).exists()
-    assert Event.objects.get(kind="person.erased").object_id == "a" * 64
+    assert Event.objects.get(kind="person.erased").object_id == alias
+    erasure = Erasure.objects.get()
+    assert erasure.finished_at and (erasure.person_id, erasure.desktop_id) == (0, 0)
+    state = signed_in(rows, "admin").get(f"/api/v1/erasures/{alias}/").json()
+    assert state[0]["finished_at"]
+    assert signed_in(rows, "viewer").get(f"/api/v1/erasures/{alias}/").status_code == 403
     assert finish_erasures(wall=timezone.now()) == 0
+
+
+def test_a_worker_that_finds_another_erasing_comes_back(rows: Rows) -> None:
+    erase_person(person_id=ana().pk, actor="ada", wall=timezone.now())
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [people.LOCK])
+        assert finish_erasures(wall=timezone.now()) is None
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [people.LOCK])
+    finally:
+        other.close()
+    assert finish_erasures(wall=timezone.now()) == 1
 
 
 def test_nobody_is_erased_while_their_desktop_moves(rows: Rows) -> None:
@@ -303,7 +332,7 @@ def test_erasing_over_rest_wants_the_permission_and_the_pseudonym(rows: Rows) ->
     refused = admin.post(address, {"confirm": "yes"}, **post)
     assert (refused.status_code, refused.json()["reason"]) == (400, "not_confirmed")
     assert ana() == person
-    assert admin.post(address, right, **post).status_code == 200
+    assert admin.post(address, right, **post).status_code == 202
     assert not DesktopUser.objects.filter(pk=person.pk).exists()
     assert admin.post(address, right, **post).status_code == 404
 
@@ -334,6 +363,15 @@ def test_a_token_reaches_the_people_of_its_own_data_set_alone(rows: Rows) -> Non
 
 def test_an_export_holds_what_is_held_of_that_person_alone(rows: Rows, tmp_path: Path) -> None:
     fill(rows)
+    machine = ana().desktop
+    Desktop.objects.filter(pk=machine.pk).update(desktop_user=None)
+    observe_desktop(rows, 30)
+    roll_up(until=timezone.now())
+    Desktop.objects.filter(pk=machine.pk).update(desktop_user=ana())
+    ApplicationUse.objects.create(
+        desktop=machine, hour=AS_OF, application="vim", cpu_core_s=1, desktop_user=None
+    )
+    ImportedFile.objects.update(name=f"{pseudonym(IDENTITY)}.csv")
     file = tmp_path / "ana.json"
     call_command("person", "export", f"--identity={IDENTITY}", "--dataset=test", f"--output={file}")
     told = json.loads(file.read_text())
@@ -343,6 +381,11 @@ def test_an_export_holds_what_is_held_of_that_person_alone(rows: Rows, tmp_path:
     assert told["person"]["rows"][0]["pseudonym"] == pseudonym(IDENTITY)
     assert told["name"]["rows"] == [{"name": NAME}]
     assert len(told["samples"]["rows"]) == 2
+    assert len(told["desktop_samples"]["rows"]) == 1
+    assert len(told["desktop_activity"]["rows"]) == 1
+    assert len(told["quarantine"]["rows"]) == 2
+    assert told["files"]["rows"][0]["name"].startswith(pseudonym(IDENTITY))
+    assert len(told["edits"]["rows"]) == 1
     assert told["samples"]["rows"][0]["site_code"] == "lyon"
     assert told["samples"]["rows"][0]["memory_bytes"] is None
     assert told["recommendations"]["rows"][0]["reason"] == "Expected in Lyon from 09:00."
@@ -400,6 +443,153 @@ def test_who_opts_out_of_location_leaves_no_place_behind(rows: Rows) -> None:
     ben = DesktopUser.objects.get(pseudonym=pseudonym("ben"))
     assert Sighting.objects.filter(desktop_user=ben).exists()
     assert Sample.objects.filter(desktop_user_id=ben.pk, site_id__gt=0).count() == 2
+
+
+def test_places_go_at_once_and_from_samples_when_a_worker_comes(rows: Rows) -> None:
+    observe(rows, IDENTITY, "ben")
+    roll_up(until=timezone.now())
+    observe(rows, IDENTITY, minute=5)  # marks the hour again
+    person = ana()
+    travel = Notice.objects.create(
+        dataset=rows.dataset,
+        desktop_user=person,
+        kind="travel",
+        site=rows.sites[1],
+        starts_at=AS_OF,
+        ends_at=AS_OF + HOUR,
+        origin="csv",
+        provenance="file:hr.csv",
+        uid="1",
+        received_at=AS_OF,
+    )
+
+    def located(is_located: bool) -> None:
+        set_opt_outs(person_id=person.pk, is_located=is_located, actor="ada", wall=AS_OF)
+
+    located(False)  # and no worker comes
+    roll_up(until=timezone.now())
+    assert not Activity.objects.filter(desktop_user=person, site__isnull=False).exists()
+    travel.refresh_from_db()
+    assert travel.site is None
+    placed = Sample.objects.filter(desktop_user_id=person.pk, site_id__gt=0)
+    assert placed.count() == 2
+    page = signed_in(rows, "viewer").get(f"/people/{person.pk}/").content.decode()
+    assert "what was kept is being erased" in page
+    with pytest.raises(Refused, match="still being erased"):
+        located(True)
+    located(False)
+    assert Erasure.objects.count() == 1
+
+    enforce_retention_task()
+    assert not placed.exists() and Sample.objects.filter(site_id__gt=0).count() == 1
+    assert Event.objects.get(kind="person.places_erased").object_id == alias_of(person)
+    page = signed_in(rows, "viewer").get(f"/people/{person.pk}/").content.decode()
+    assert "what was kept is being erased" not in page
+    located(True)
+
+
+def observe_desktop(rows: Rows, *minutes: int) -> None:
+    """What an agent saw on Ana's desktop so many minutes before the data set's now."""
+    n = len(minutes)
+    store(
+        source=ensure_source(pool=rows.pool, kind=Source.Kind.AGENT),
+        samples=Samples(
+            np.arange(n),
+            np.array([int(AS_OF.timestamp()) - 60 * m for m in minutes]),
+            Labels.none(n),
+            Labels.constant("test-0000", n),
+            Labels.none(n),
+            {"cpu_cores": np.ones(n)},
+        ),
+        wall=timezone.now(),
+    )
+
+
+def give(rows: Rows, tmp_path: Path, who: str) -> DesktopUser:
+    file = tmp_path / "people.csv"
+    file.write_text(f"person,name,desktop\n{who},Somebody,test-0000\n")
+    call_command("name_people", file, "--dataset=test", stdout=StringIO())
+    return DesktopUser.objects.get(pseudonym=pseudonym(who))
+
+
+@pytest.mark.parametrize("is_erased", [True, False])
+def test_what_comes_late_is_not_the_next_owners(
+    rows: Rows, tmp_path: Path, is_erased: bool
+) -> None:
+    if is_erased:
+        erase_person(person_id=ana().pk, actor="ada", wall=timezone.now())
+    zoe = give(rows, tmp_path, "zoe")
+    observe_desktop(rows, 30, 20)
+    assert set(Sample.objects.values_list("desktop_user_id", flat=True)) == {0}
+    Dataset.objects.update(as_of=AS_OF + HOUR)
+    observe_desktop(rows, 0, -30)
+    theirs = Sample.objects.filter(desktop_user_id=zoe.pk)
+    assert {s.at for s in theirs} == {AS_OF, AS_OF + HOUR / 2}
+
+
+def test_what_came_before_its_first_owner_is_theirs(rows: Rows, tmp_path: Path) -> None:
+    Desktop.objects.filter(key="test-0000").update(desktop_user=None)
+    zoe = give(rows, tmp_path, "zoe")
+    observe_desktop(rows, 30)
+    assert Sample.objects.get().desktop_user_id == zoe.pk
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_erasure_and_a_roll_up_do_not_wait_for_each_other(rows: Rows) -> None:
+    desktop = Desktop.objects.get(key="test-0000")
+    DirtyHour.objects.create(desktop_id=desktop.pk, hour=AS_OF, marked_at=AS_OF)
+
+    def erase() -> None:
+        try:
+            erase_person(person_id=ana().pk, actor="ada", wall=timezone.now())
+        finally:
+            connections.close_all()
+
+    other = connection.copy()
+    other.set_autocommit(False)
+    try:
+        with other.cursor() as cursor, ThreadPoolExecutor(1) as thread:
+            # As a roll-up does: the mark, then what it writes refers to.
+            cursor.execute("DELETE FROM desktops_dirtyhour")
+            erasing = thread.submit(erase)
+            wait_until_somebody_waits()
+            cursor.execute("SET LOCAL lock_timeout = '5s'")
+            cursor.execute("SELECT FROM desktops_desktop WHERE id = %s FOR KEY SHARE", [desktop.pk])
+            other.commit()
+            erasing.result(timeout=30)
+    finally:
+        other.close()
+    assert not DesktopUser.objects.filter(pseudonym=pseudonym(IDENTITY)).exists()
+
+
+def wait_until_somebody_waits() -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            if cursor.fetchone() != (0,):
+                return
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.05)
+
+
+def test_a_programs_look_is_no_accounts(rows: Rows) -> None:
+    rows.account("hr")
+    _, text = create_token(
+        name="hr",
+        dataset=rows.dataset,
+        pool=None,
+        scopes=[IntegrationToken.Scope.PEOPLE],
+        valid_for=timedelta(days=1),
+        actor="ada",
+        at=timezone.now(),
+    )
+    headers = {"authorization": f"Bearer {text}"}
+    Client().get(f"/api/v1/people/{ana().pk}/export/", headers=headers)
+    assert Look.objects.get().viewer == "token:hr"
 
 
 def test_looks_are_noted_once_an_hour_by_alias(rows: Rows) -> None:

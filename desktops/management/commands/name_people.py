@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from desktops.errors import InvalidFile
 from desktops.models import Dataset
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         if dataset is None:
             raise CommandError(f"There is no data set {options['dataset']}.")
         try:
-            done = name_people(path=options["path"], dataset=dataset)
+            done = name_people(path=options["path"], dataset=dataset, wall=timezone.now())
         except (InvalidFile, OSError) as error:
             raise CommandError(f"Nothing was changed.\n{error}") from None
         self.stdout.write(

@@ -13,7 +13,12 @@ from django.utils import timezone
 from desktops.errors import Refused
 from desktops.models import DesktopUser
 from desktops.services.looks import note_looks
-from desktops.services.people import erase_person, find_person, set_opt_outs
+from desktops.services.people import (
+    erase_person,
+    find_person,
+    finish_erasures,
+    set_opt_outs,
+)
 from desktops.services.person_export import export_person, held_rows
 
 
@@ -71,7 +76,13 @@ class Command(BaseCommand):
         )
         for remark in erased.remarks:
             self.stdout.write(remark)
+        self._finish(now)
         self.stdout.write("Erased. Backups of the database still hold it until they expire.")
+
+    def _finish(self, now: datetime) -> None:
+        """Here and now: whoever sits at a terminal need not wait for a worker."""
+        if finish_erasures(wall=now) is None:
+            self.stdout.write("A worker is taking raw samples out: theirs follow.")
 
     def _opt_out(self, person: DesktopUser, options: dict[str, Any], now: datetime) -> None:
         if not (options["prediction"] or options["location"]):
@@ -84,6 +95,8 @@ class Command(BaseCommand):
             actor=getpass.getuser(),
             wall=now,
         )
+        if value is False and options["location"]:
+            self._finish(now)
         self.stdout.write(
             f"Predicted: {'yes' if person.is_predicted else 'no'}."
             f" Located: {'yes' if person.is_located else 'no'}."
