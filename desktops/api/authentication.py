@@ -38,7 +38,8 @@ class Program:
         return False
 
     def get_username(self) -> str:
-        return self.token.name
+        """As actor and viewer; no account is called like this."""
+        return f"token:{self.token.name}"
 
 
 class IntegrationAuthentication(BaseAuthentication):

@@ -192,8 +192,8 @@ class NoticeViewSet(AnswersPrograms, ReadOnlyViewSet):
 
 def _provenance(request: Request) -> str:
     """Under which its ids mean the same notices again."""
-    kind = "token" if isinstance(request.auth, IntegrationToken) else "account"
-    return f"{kind}:{request.user.get_username()}"
+    name: str = request.user.get_username()
+    return name if isinstance(request.auth, IntegrationToken) else f"account:{name}"
 
 
 def _entries(body: object) -> list[Any]:

@@ -165,7 +165,7 @@ def announce(
                 at=wall,
                 pool_id=_only_pool(outcome.notices, reach),
                 actor=actor,
-                provenance=provenance,
+                origin=str(origin),  # never the provenance: names of files name people
                 added=outcome.added,
                 changed=outcome.changed,
                 withdrawn=outcome.withdrawn,

@@ -109,7 +109,7 @@ def test_a_program_announces_a_trip(rows: Rows) -> None:
     assert shown == answer["notices"][0]
     assert shown["person"]["pseudonym"] == pseudonym(ANA)
     [event] = Event.objects.filter(kind="notices.changed")
-    assert (event.pool, event.actor, event.payload["added"]) == (rows.pool, "hr", 1)
+    assert (event.pool, event.actor, event.payload["added"]) == (rows.pool, "token:hr", 1)
 
 
 def test_nothing_that_names_somebody_is_stored(rows: Rows) -> None:
@@ -445,6 +445,9 @@ def test_a_table_is_imported_and_imported_again(rows: Rows, tmp_path: Path) -> N
     out, _ = run(path, TABLE.replace("2026-03-05", "2026-03-06"))
     assert "0 notices added, 1 changed, 1 unchanged, 0 withdrawn" in out
     assert Notice.objects.count() == 2
+    payloads = [event.payload for event in Event.objects.filter(kind="notices.changed")]
+    assert len(payloads) == 2 and "hr.csv" not in str(payloads)
+    assert {payload["origin"] for payload in payloads} == {"csv"}
 
 
 def test_what_vanished_is_withdrawn_only_when_asked_for(rows: Rows, tmp_path: Path) -> None:
