@@ -15,13 +15,13 @@ from forecasting.errors import EngineUnavailable
 class Entry:
     """Where an engine is, and what it needs that may be missing.
 
-    package : what must be importable; extra : the requirements file that brings it
+    package : what must be importable; brought_by : the command that installs it
     """
 
     module: str
     name: str
     package: str = "numpy"
-    extra: str = "requirements.txt"
+    brought_by: str = "pip install -r requirements.txt"
 
 
 ENGINES: Mapping[str, Entry] = {
@@ -30,6 +30,8 @@ ENGINES: Mapping[str, Entry] = {
     "seasonal": Entry("forecasting.engines.seasonal", "Seasonal"),
     "seasonal_naive": Entry("forecasting.engines.naive", "SeasonalNaive"),
     "prophet_stock": Entry("forecasting.engines.prophet_stock", "ProphetStock", "prophet"),
+    "lstm": Entry("forecasting.engines.lstm", "Lstm", "torch", "make neural"),
+    "transformer": Entry("forecasting.engines.transformer", "Transformer", "torch", "make neural"),
 }
 
 
@@ -48,7 +50,7 @@ def load(name: str) -> Engine:
         raise EngineUnavailable(f"No engine {name!r}; there are: {', '.join(ENGINES)}.")
     if not find_spec(entry.package):
         raise EngineUnavailable(
-            f"Engine {name!r} needs {entry.package}: pip install -r {entry.extra}"
+            f"Engine {name!r} needs {entry.package}, which is not installed: {entry.brought_by}"
         )
     engine: Engine = getattr(import_module(entry.module), entry.name)()
     return engine

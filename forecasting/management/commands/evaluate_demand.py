@@ -10,9 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
+from forecasting.core.engines import Observed, Trainable
 from forecasting.core.evaluation import Question, Scores, answers_of, ask_of, score, spread_origins
 from forecasting.engines import registry
 from forecasting.errors import ForecastingError
@@ -44,7 +46,7 @@ class Command(BaseCommand):
             figures: dict[str, float] = {}
             detail: dict[str, Any] = {}
             for name in _chosen(options["engine"] or ["product"]):
-                scores, seconds = _score(name, questions)
+                scores, seconds = _score(name, trace, questions)
                 self._say(name, scores, seconds)
                 figures |= _figures(name, trace.name, scores)
                 detail[name] = asdict(scores) | {"forecast_s": seconds}
@@ -103,13 +105,35 @@ def _chosen(names: list[str]) -> list[str]:
     return registry.installed() if "all" in names else list(dict.fromkeys(names))
 
 
-def _score(name: str, questions: list[Question]) -> tuple[Scores, float]:
+def _score(name: str, trace: Trace, questions: list[Question]) -> tuple[Scores, float]:
     engine = registry.load(name)
+    if isinstance(engine, Trainable):
+        engine = _trained(engine, trace, questions)
     with _bar(name, "forecasts", total=len(questions)) as bar:
         started = time.perf_counter()
         answers = answers_of(engine, questions, step=HOUR, progress=bar.update)
         seconds = time.perf_counter() - started
     return score(questions, answers), seconds
+
+
+def _trained(engine: Trainable, trace: Trace, questions: list[Question]) -> Trainable:
+    """Trained once, on all resources together as far as the first origin; never on what follows."""
+    first = min(_origin(trace, question) for question in questions)
+    past = np.concatenate([history[:, :first] for history in trace.resources.values()])
+    with _bar(f"training {engine.name}", "steps") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return engine.train(
+            [Observed(past, trace.start)], step=HOUR, horizon=HORIZON, progress=progress
+        )
+
+
+def _origin(trace: Trace, question: Question) -> int:
+    fold = question.fold
+    return round((fold.start - trace.start) / HOUR) + fold.history.shape[1]
 
 
 def _figures(name: str, trace: str, scores: Scores) -> dict[str, float]:
