@@ -12,7 +12,7 @@ from desktops.keeping import Keeper, Section
 from desktops.models import Desktop, DesktopUser
 from forecasting.core.profiles import RESOURCES
 from forecasting.fields import shortened
-from forecasting.models import ResourceDemandProfile
+from forecasting.models import BacktestExample, ResourceDemandProfile
 
 
 class _Listed(QuerySet[ResourceDemandProfile]):
@@ -49,10 +49,19 @@ def _sections(person: DesktopUser, desktop: Desktop | None) -> Iterator[Section]
             "history_hours",
         ),
     )
+    yield Section(
+        "backtests",
+        "What would have been forecast for them in the past, to be compared with what came: by"
+        " resource, quantiles (levels) for every hour from starts_at.",
+        BacktestExample.objects.filter(desktop_user=person)
+        .order_by("pk")
+        .values("run__as_of", "starts_at", "levels", "quantiles"),
+    )
 
 
 def _forget(person: DesktopUser, desktop: Desktop | None) -> None:
     ResourceDemandProfile.objects.filter(desktop_user=person).delete()
+    BacktestExample.objects.filter(desktop_user=person).delete()
 
 
 def _forget_places(person: DesktopUser, desktop: Desktop | None) -> None:

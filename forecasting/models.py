@@ -142,3 +142,116 @@ class ResourceDemandProfile(models.Model):
                 self.storage_bytes_per_s,
             )
         )
+
+
+class BacktestRun(models.Model):
+    """Engines scored on a sample of a data set, forecasting again from where the past stood."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="backtests")
+    as_of = models.DateTimeField(help_text="The newest hour compared ends here.")
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    origins = ArrayField(models.DateTimeField())
+    horizon_hours = models.PositiveSmallIntegerField()
+    history_days = models.PositiveSmallIntegerField()
+    subjects = models.PositiveIntegerField(help_text="People and machines drawn.")
+
+    class Meta:
+        ordering = ("-as_of", "-pk")
+
+    def __str__(self) -> str:
+        return f"backtest of {self.dataset_id} at {self.as_of:%Y-%m-%d %H:%M}"
+
+
+class BacktestScore(models.Model):
+    """What one engine reached in a run. Losses are ratios to the seasonal-naive forecast's."""
+
+    run = models.ForeignKey(BacktestRun, on_delete=models.CASCADE, related_name="scores")
+    engine = models.CharField(max_length=60)
+    version = models.CharField(max_length=60)
+    wql = models.FloatField(null=True, help_text="Geometric mean over the resources.")
+    wql_by_resource = models.JSONField(default=dict)
+    scaled_loss = models.FloatField(null=True, help_text="Mean over series of each one's ratio.")
+    coverage_50 = models.FloatField(null=True)
+    coverage_80 = models.FloatField(null=True)
+    coverage_90 = models.FloatField(null=True)
+    share_beating_naive = models.FloatField(null=True)
+    silent_share = models.FloatField(default=0.0)
+    series_per_s = models.FloatField(default=0.0)
+    failure = models.CharField(max_length=400, blank=True)
+
+    class Meta:
+        ordering = (models.F("wql").asc(nulls_last=True), "engine")
+        constraints = (
+            models.UniqueConstraint(fields=("run", "engine"), name="backtest_score_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.engine} in backtest {self.run_id}"
+
+
+class BacktestExample(models.Model):
+    """What the product would have said of one subject from `starts_at` on, to be compared."""
+
+    run = models.ForeignKey(BacktestRun, on_delete=models.CASCADE, related_name="examples")
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="+")
+    desktop_user = models.ForeignKey(
+        DesktopUser, null=True, on_delete=models.CASCADE, related_name="backtests"
+    )
+    desktop = models.ForeignKey(
+        Desktop, null=True, on_delete=models.CASCADE, related_name="backtests"
+    )
+    starts_at = models.DateTimeField()
+    levels = ArrayField(models.FloatField())
+    quantiles = models.JSONField(help_text="By resource: for each hour, a value for each level.")
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return f"example {self.pk} of backtest {self.run_id}"
+
+    @property
+    def label(self) -> str:
+        """Who it is about, as lists call them."""
+        subject = self.desktop_user or self.desktop
+        return str(subject) if subject else ""
+
+
+class TrainedEngine(models.Model):
+    """A forecast engine that was trained on a data set's history, or is being trained.
+
+    What it learnt is a file below MODELS_FOLDER; it is there when the row is complete.
+    """
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Running"
+        COMPLETE = "complete", "Complete"
+        FAILED = "failed", "Failed"
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="trained_engines")
+    engine = models.CharField(max_length=60)
+    version = models.CharField(max_length=20)
+    seed = models.BigIntegerField()
+    settings = models.JSONField(default=dict)
+    window_start = models.DateTimeField(help_text="It learnt from what was observed from here,")
+    window_end = models.DateTimeField(help_text="as far as here.")
+    metrics = models.JSONField(
+        default=dict, help_text="On the days after: weighted quantile loss of seasonal naive's."
+    )
+    file = models.CharField(max_length=200, blank=True, help_text="Below MODELS_FOLDER.")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
+    steps_total = models.PositiveIntegerField(default=0)
+    steps_done = models.PositiveIntegerField(default=0)
+    failure = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+        indexes = (
+            models.Index(fields=("dataset", "engine", "-created_at"), name="trained_latest"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.version} of {self.dataset_id}, {self.created_at:%Y-%m-%d %H:%M}"

@@ -13,7 +13,7 @@ from desktops.models import Dataset, Desktop, DesktopUser
 from desktops.selectors import datasets_for, pools_for
 from forecasting.core import profiles as core
 from forecasting.core.arrays import FloatArray
-from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.models import BacktestExample, BacktestRun, Generation, ResourceDemandProfile
 
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
@@ -141,3 +141,38 @@ def likely_places(
     means = {place: float(np.mean(chance[hours])) for place, chance in row.location.items()}
     ranked = sorted(means.items(), key=lambda item: -item[1])
     return [(place, chance) for place, chance in ranked if chance >= least]
+
+
+def newest_backtests(viewer: Viewer) -> list[BacktestRun]:
+    """The newest finished backtest of each data set."""
+    runs = BacktestRun.objects.filter(
+        dataset__in=datasets_for(viewer), finished_at__isnull=False
+    ).select_related("dataset")
+    return list(runs.order_by("dataset_id", "-as_of", "-pk").distinct("dataset_id"))
+
+
+def backtest_examples_for(viewer: Viewer) -> QuerySet[BacktestExample]:
+    return BacktestExample.objects.filter(
+        Q(desktop_user=None) | Q(desktop_user__is_predicted=True),
+        pool__in=pools_for(viewer),
+        run__finished_at__isnull=False,
+    ).select_related("run__dataset", "desktop_user", "desktop")
+
+
+def example_values(row: BacktestExample) -> core.ResourceDemandProfile:
+    """An example as the core knows a profile: demand alone, one horizon long."""
+    hours = row.run.horizon_hours
+    nothing = np.full((hours, len(row.levels)), np.nan)
+    return core.ResourceDemandProfile(
+        starts_at=row.starts_at,
+        step=core.HOUR,
+        levels=tuple(row.levels),
+        p_active=None,
+        location={},
+        engine="",
+        enough_history=True,
+        history_hours=24 * row.run.history_days,
+        **{
+            name: np.array(row.quantiles.get(name, nothing), dtype=float) for name in core.RESOURCES
+        },
+    )

@@ -5,6 +5,12 @@ from django.urls import path
 from forecasting import views
 
 urlpatterns = [
+    path("accuracy/", views.backtest, name="backtest"),
+    path(
+        "accuracy/examples/<int:pk>/<slug:resource>.json",
+        views.backtest_figure,
+        name="backtest_figure",
+    ),
     path("profiles/<int:pk>/demand/<slug:resource>.json", views.demand, name="demand_figure"),
     path("profiles/<int:pk>/presence.json", views.presence, name="presence_figure"),
     path("profiles/<int:pk>/whereabouts.json", views.whereabouts, name="whereabouts_figure"),

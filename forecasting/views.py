@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
 from desktops.models import Look, Site
+from desktops.pages import render_page
 from desktops.selectors import activity_of
 from desktops.services.looks import note_looks
 from forecasting import charts, selectors
@@ -19,9 +21,10 @@ from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event, country_holidays
 from forecasting.core.profiles import HOUR, RESOURCES
 from forecasting.errors import InvalidCalendar
-from forecasting.models import ResourceDemandProfile
+from forecasting.models import BacktestExample, ResourceDemandProfile
 
 HISTORY = timedelta(days=14)
+BEFORE_EXAMPLE = timedelta(days=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def demand(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
         charts.demand_figure(
             selectors.values_of(told.row),
             resource,
-            history=_observed(told.row, resource, start=start),
+            history=_observed(told.row, resource, start=start, end=told.row.starts_at),
             history_start=start,
             as_of=told.row.generation.as_of,
             time_zone=told.time_zone,
@@ -95,6 +98,53 @@ def location_map(request: HttpRequest, pk: int) -> JsonResponse:
     )
 
 
+def backtest(request: HttpRequest) -> HttpResponse:
+    """How each engine did over the last weeks, and what the product would have said."""
+    runs = list(selectors.newest_backtests(request.user))
+    run = next((r for r in runs if r.dataset.name == request.GET.get("dataset")), None)
+    run = run or next(iter(runs), None)
+    context: dict[str, Any] = {"runs": runs, "run": run}
+    if run is not None:
+        examples = list(selectors.backtest_examples_for(request.user).filter(run=run))
+        chosen = request.GET.get("example", "")
+        context |= {
+            "scores": run.scores.all(),
+            "examples": examples,
+            "example": next(
+                (e for e in examples if str(e.pk) == chosen), next(iter(examples), None)
+            ),
+            "resources": [
+                {"slug": name, "title": unit.title} for name, unit in charts.UNITS.items()
+            ],
+        }
+    return render_page(request, "forecasting/backtest.html", context, section="backtest")
+
+
+def backtest_figure(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
+    """The product's forecast of an example, over what was observed before and meanwhile."""
+    row = get_object_or_404(selectors.backtest_examples_for(request.user), pk=pk)
+    if resource not in RESOURCES:
+        raise Http404(f"There is no resource {resource}.")
+    start = row.starts_at - BEFORE_EXAMPLE
+    run, person = row.run, row.desktop_user
+    return _answer(
+        charts.demand_figure(
+            selectors.example_values(row),
+            resource,
+            history=_observed(
+                row, resource, start=start, end=row.starts_at + run.horizon_hours * HOUR
+            ),
+            history_start=start,
+            as_of=row.starts_at,
+            time_zone=person.time_zone if person else "UTC",
+            source=(
+                f"{run.dataset.label} ({run.dataset.get_kind_display().lower()} data) · forecast"
+                f" again from what was known at {row.starts_at:%-d %b %Y %H:%M} UTC"
+            ),
+        )
+    )
+
+
 def _answer(figure: charts.Figure) -> JsonResponse:
     return JsonResponse({"figure": figure})
 
@@ -137,11 +187,17 @@ def _holidays(row: ResourceDemandProfile, time_zone: str) -> list[Event]:
         return []
 
 
-def _observed(row: ResourceDemandProfile, resource: str, *, start: datetime) -> FloatArray:
-    """Hourly from `start` to the profile's beginning, NaN where nothing was observed."""
-    values = np.full(int(HISTORY / HOUR), np.nan)
+def _observed(
+    row: ResourceDemandProfile | BacktestExample,
+    resource: str,
+    *,
+    start: datetime,
+    end: datetime,
+) -> FloatArray:
+    """Hourly from `start` to `end`, NaN where nothing was observed."""
+    values = np.full(int((end - start) / HOUR), np.nan)
     seen = activity_of(
-        person=row.desktop_user, desktop=row.desktop, since=start, until=row.starts_at
+        person=row.desktop_user, desktop=row.desktop, since=start, until=end
     ).values_list("hour", resource)
     for hour, value in seen:
         if value is not None:

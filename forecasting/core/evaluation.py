@@ -8,9 +8,10 @@ series' own naive loss, because a few huge machines decide a weighted loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 
 import numpy as np
 
@@ -151,28 +152,42 @@ def _question(
 
 def answers_of(
     engine: Engine,
-    questions: Iterable[Question],
+    questions: Sequence[Question],
     *,
     step: timedelta,
     levels: Sequence[float] = LEVELS,
-    progress: Callable[[], None] = lambda: None,
+    is_together: bool = False,
+    progress: Callable[[int], object] = lambda answered: None,
 ) -> list[FloatArray]:
-    """What an engine says to each question; `progress` is called after each."""
-    answers = []
-    for question in questions:
-        fold = question.fold
-        answers.append(
-            engine.forecast(
-                fold.history,
-                start=fold.start,
-                step=step,
-                horizon=fold.actual.shape[1],
-                levels=levels,
-                holidays=fold.holidays,
-            )
+    """What an engine says to each question.
+
+    is_together : ask about all resources of an origin in one call, as the product does; else one
+        by one. The questions of one group must hold the same subjects.
+    progress : told after each call how many questions it answered
+    """
+    answers: list[FloatArray] = []
+    for asked in _at_once(questions) if is_together else [[each] for each in questions]:
+        fold = asked[0].fold
+        subjects = np.tile(np.arange(len(fold.history)), len(asked))
+        said = engine.forecast(
+            np.concatenate([question.fold.history for question in asked]),
+            start=fold.start,
+            step=step,
+            horizon=fold.actual.shape[1],
+            levels=levels,
+            holidays=fold.holidays.take(subjects) if fold.holidays else None,
         )
-        progress()
+        answers += np.split(said, len(asked))
+        progress(len(asked))
     return answers
+
+
+def _at_once(questions: Sequence[Question]) -> list[list[Question]]:
+    """Neighbouring questions of one group and origin."""
+    same = groupby(
+        questions, key=lambda each: (each.group, each.fold.start, each.fold.history.shape)
+    )
+    return [list(some) for _, some in same]
 
 
 def score(

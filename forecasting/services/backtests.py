@@ -20,6 +20,8 @@ from django.db import transaction
 from desktops.models import Dataset, Desktop, DesktopUser
 from forecasting.core import evaluation
 from forecasting.core.arrays import FloatArray
+from forecasting.core.calendar import Holidays
+from forecasting.core.engines import Engine, Observed, Trainable
 from forecasting.core.evaluation import Question, Scores
 from forecasting.core.profiles import HOUR, RESOURCES, hours_that_count
 from forecasting.engines import registry
@@ -45,10 +47,12 @@ Progress = Callable[[str, int, int], None]
 class Trial:
     """What the engines are asked, and whose series they are.
 
+    past : what was known at the first origin, for engines that learn once
     subjects : by group of questions, in the order of their series
     """
 
     questions: list[Question]
+    past: list[Observed]
     subjects: dict[str, list[Subject]]
     as_of: datetime
     origins: list[datetime]
@@ -60,10 +64,12 @@ def run_backtest(
     engines: Sequence[str],
     clock: Callable[[], datetime],
     subjects: int = SUBJECTS,
+    origins: int = ORIGINS,
     progress: Progress = lambda engine, done, total: None,
     stopwatch: Callable[[], float] = time.perf_counter,
 ) -> BacktestRun:
-    """Score engines on at most `subjects` people and machines, drawn at random.
+    """Score engines on at most `subjects` people and machines, drawn at random, at `origins`
+    moments of the last three weeks.
 
     Every engine's scores are kept as soon as it is done; one that fails leaves its reason and
     does not keep the others from being scored. Raises InvalidHistory when there is too little to
@@ -71,7 +77,7 @@ def run_backtest(
     """
     dataset = Dataset.objects.get(pk=dataset_id)
     loaded = [registry.load(name) for name in engines]
-    trial = _trial(dataset, as_of=_this_hour(dataset, clock), most=subjects)
+    trial = _trial(dataset, as_of=_this_hour(dataset, clock), most=subjects, origins=origins)
     run = BacktestRun.objects.create(
         dataset=dataset,
         as_of=trial.as_of,
@@ -84,7 +90,7 @@ def run_backtest(
     for engine in loaded:
         started = stopwatch()
         try:
-            answers = _answers(engine, trial.questions, progress)
+            answers = _answers(engine, trial, progress)
         except Exception as error:
             log.exception("engine %s failed in %s", engine.name, run)
             reason = f"{type(error).__name__}: {error}"[:400]
@@ -106,37 +112,40 @@ def _this_hour(dataset: Dataset, clock: Callable[[], datetime]) -> datetime:
     return dataset.clock(wall=clock()).replace(minute=0, second=0, microsecond=0)
 
 
-def _trial(dataset: Dataset, *, as_of: datetime, most: int) -> Trial:
+def _trial(dataset: Dataset, *, as_of: datetime, most: int, origins: int) -> Trial:
     questions: list[Question] = []
+    past: list[Observed] = []
     subjects: dict[str, list[Subject]] = {}
     n_slots = (HISTORY_DAYS + SPAN_DAYS) * 24
-    origins = evaluation.spread_origins(n_slots, horizon=HORIZON_H, step=HOUR, count=ORIGINS)
+    moments = evaluation.spread_origins(n_slots, horizon=HORIZON_H, step=HOUR, count=origins)
     start = as_of - n_slots * HOUR
     for crowd in _sample(dataset, most):
         history = read_history(dataset, until=as_of, days=HISTORY_DAYS + SPAN_DAYS, crowd=crowd)
-        rows = _seen_before(history, origins[-1])
+        rows = _seen_before(history, moments[-1])
         if not len(rows):
             continue
         group = crowd.time_zone
         subjects[group] = [history.subjects[row] for row in rows]
+        begin = history.start.astimezone(ZoneInfo(group))
+        holidays = holidays_of(subjects[group], begin, n_slots)
+        demand = _demand(history, rows)
         questions += evaluation.ask_of(
-            _demand(history, rows),
-            start=history.start.astimezone(ZoneInfo(group)),
+            demand,
+            start=begin,
             step=HOUR,
-            origins=origins,
+            origins=moments,
             window=HISTORY_DAYS * 24,
             horizon=HORIZON_H,
-            holidays=holidays_of(
-                subjects[group], history.start.astimezone(ZoneInfo(group)), n_slots
-            ),
+            holidays=holidays,
             group=group,
         )
+        past.append(_known_at(moments[0], demand, begin, holidays))
     if not any(question.comparable.any() for question in questions):
         raise InvalidHistory(
             f"{dataset} was not observed in the three weeks before {as_of:%Y-%m-%d %H:%M} UTC:"
             " there is nothing to compare a forecast with."
         )
-    return Trial(questions, subjects, as_of, [start + origin * HOUR for origin in origins])
+    return Trial(questions, past, subjects, as_of, [start + each * HOUR for each in moments])
 
 
 def _sample(dataset: Dataset, most: int) -> Iterator[Crowd]:
@@ -172,24 +181,37 @@ def _demand(history: FleetHistory, rows: np.ndarray) -> dict[str, FloatArray]:
     }
 
 
+def _known_at(
+    origin: int, demand: dict[str, FloatArray], start: datetime, holidays: Holidays | None
+) -> Observed:
+    """All resources together, up to an origin."""
+    past = np.concatenate([values[:, :origin] for values in demand.values()])
+    if holidays:
+        subjects = np.tile(np.arange(len(past) // len(demand)), len(demand))
+        holidays = holidays.take(subjects).between(0, origin + HORIZON_H)
+    return Observed(past, start, holidays)
+
+
 def _seen_before(history: FleetHistory, origin: int) -> np.ndarray:
     """Who has anything to be forecast from."""
     seen = [np.isfinite(values[:, :origin]).any(axis=1) for values in history.demand.values()]
     return np.flatnonzero(np.any(seen, axis=0))
 
 
-def _answers(
-    engine: registry.Engine, questions: Sequence[Question], progress: Progress
-) -> list[FloatArray]:
-    done = 0
+def _answers(engine: Engine, trial: Trial, progress: Progress) -> list[FloatArray]:
+    done, total = 0, len(trial.questions)
 
-    def advance() -> None:
+    def advance(answered: int) -> None:
         nonlocal done
-        done += 1
-        progress(engine.name, done, len(questions))
+        done += answered
+        progress(engine.name, done, total)
 
-    progress(engine.name, 0, len(questions))
-    return evaluation.answers_of(engine, questions, step=HOUR, progress=advance)
+    advance(0)
+    if isinstance(engine, Trainable):
+        engine = engine.train(trial.past, step=HOUR, horizon=HORIZON_H)
+    return evaluation.answers_of(
+        engine, trial.questions, step=HOUR, is_together=True, progress=advance
+    )
 
 
 def _keep_scores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -19,11 +19,10 @@ from desktops.errors import NotPermitted
 from desktops.models import Dataset
 from desktops.selectors import datasets_for
 from forecasting.core import profiles as core
-from forecasting.core.calendar import Event, Holidays, country_holidays, event_flags
-from forecasting.core.timeline import Timeline
-from forecasting.errors import ForecastFailed, InvalidCalendar, InvalidHistory
-from forecasting.history import Crowd, Subject, crowds_of, read_history, sightings_in
+from forecasting.errors import ForecastFailed, InvalidHistory
+from forecasting.history import Crowd, crowds_of, read_history, sightings_in
 from forecasting.models import Generation
+from forecasting.services.calendars import holidays_of
 from forecasting.services.generations import (
     Clock,
     Progress,
@@ -135,30 +134,8 @@ def make_forecast(generation: Generation, crowd: Crowd) -> list[Row]:
         active_ratio=active if np.isfinite(active).any() else None,
         start=start,
         pool=[s.pool_id for s in history.subjects],
-        holidays=_holidays(history.subjects, start, history.hours),
+        holidays=holidays_of(history.subjects, start, history.hours + core.HORIZON_HOURS),
         locations=fit_sightings(sightings_in(history), until=generation.as_of),
         people=[s.desktop_user_id for s in history.subjects],
     )
     return [row_of(s, profile) for s, profile in zip(history.subjects, made, strict=True)]
-
-
-def _holidays(subjects: Sequence[Subject], start: datetime, hours: int) -> Holidays | None:
-    """Public holidays of each subject's country, in its own zone; none where none are known."""
-    countries = sorted({s.country for s in subjects})
-    timeline = Timeline(start, core.HOUR, hours, core.HORIZON_HOURS)
-    end = start + (hours + core.HORIZON_HOURS) * core.HOUR + timedelta(days=1)
-    calendars = [_known_holidays(country, start, end) for country in countries]
-    if not any(calendars):
-        return None
-    column = {country: i for i, country in enumerate(countries)}
-    calendar = np.array([column[s.country] for s in subjects], dtype=np.int64)
-    return event_flags(calendars, timeline=timeline, calendar=calendar)
-
-
-def _known_holidays(country: str, start: datetime, end: datetime) -> list[Event]:
-    if not country:
-        return []
-    try:
-        return country_holidays(country, start=start, end=end, zone=start.tzinfo or ZoneInfo("UTC"))
-    except InvalidCalendar:
-        return []

@@ -16,6 +16,7 @@ LISTS = (
     "/desktops/",
     "/plan/",
     "/transitions/",
+    "/accuracy/",
     "/sources/",
     "/sources/quarantine/",
 )
