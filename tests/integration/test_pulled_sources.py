@@ -156,7 +156,8 @@ def test_what_a_real_prometheus_scraped_is_stored_once(
     assert all(0 <= cores <= (os.cpu_count() or 1) + 0.5 for cores in cpu)
     assert any(cores > 0 for cores in cpu)
     source = Source.objects.get(name="metrics")
-    assert source.cursor_at == newest.at + 2 * SECOND == first.until
+    assert source.cursor_at == first.until
+    assert source.cursor_at >= newest.at + 2 * SECOND, "the last steps may have been empty"
     assert (source.rows, source.last_error) == (first.rows, "")
 
     assert source.cursor_at
