@@ -5,6 +5,7 @@ ForecastingError
 ├── InvalidCalendar     an unknown country, or events that do not cover the window asked for
 ├── InvalidTrace        a folder of recorded series that cannot be read
 ├── InvalidCheckpoint   a file that holds no trained network of this engine and version
+├── TrainingSuperseded  another training of the same engine began meanwhile
 └── EngineUnavailable   an engine nobody knows, or whose packages are not installed
 """
 
@@ -29,6 +30,10 @@ class InvalidTrace(ForecastingError, ValueError):
 
 class InvalidCheckpoint(ForecastingError, ValueError):
     """The file holds no trained network of this engine and version; it is named."""
+
+
+class TrainingSuperseded(ForecastingError):
+    """Another training of the same engine began; this one left nothing behind."""
 
 
 class EngineUnavailable(ForecastingError, LookupError):

@@ -254,4 +254,6 @@ class TrainedEngine(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.engine} {self.version} of {self.dataset_id}, {self.created_at:%Y-%m-%d %H:%M}"
+        return (
+            f"{self.engine} {self.version} of {self.dataset_id}, {self.created_at:%Y-%m-%d %H:%M}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from forecasting.services import forecasts, scheduling
+from forecasting.services import forecasts, scheduling, training
 
 
 @shared_task
@@ -21,3 +21,8 @@ def work_on_forecast(generation_id: int) -> None:
 @shared_task
 def sweep_forecasts() -> None:
     scheduling.sweep_forecasts(clock=timezone.now)
+
+
+@shared_task
+def train_engine(dataset_id: int, engine: str) -> None:
+    training.train_engine(dataset_id=dataset_id, engine=engine, clock=timezone.now)

@@ -335,6 +335,8 @@ if SIMULATOR_URL:
 SOURCES_FILE = env.existing_file("SOURCES_FILE")
 # A City database in MaxMind's format, for addresses that are in no network of the admin's table.
 GEOIP_DATABASE = env.existing_file("GEOIP_DATABASE")
+# What trained forecast engines learnt; web server and workers share it.
+MODELS_FOLDER = env.folder("MODELS_FOLDER", DATA_DIR / "models")
 # Gateways hold and re-point sessions: name → driver module and the options of its connect()
 GATEWAYS: dict[str, dict[str, object]] = {"none": {"driver": "migration.gateways.none"}}
 if SIMULATOR_URL:
