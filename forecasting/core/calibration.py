@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forecasting.core.arrays import FloatArray
+from forecasting.core.arrays import FloatArray, IntArray
 
 # Cases that count as much as the fleet; hours of one day err together, so this is some days' worth.
 FLEET_CASES = 100.0
@@ -70,9 +70,13 @@ def stretch(
 
 
 def _ratio(away: FloatArray, distance: FloatArray) -> FloatArray:
-    """Score of each case: the factor at which its quantile would just have reached it."""
-    certain = np.where(away > 0, np.inf, 0.0)
-    return np.divide(away, distance, out=certain, where=distance > 0)
+    """Score of each case: the factor at which its quantile would just have reached it.
+
+    NaN where the quantile is the median: no factor moves it, so the case says nothing of factors.
+    """
+    silent = np.full(away.shape, np.nan)
+    score: FloatArray = np.divide(away, distance, out=silent, where=distance > 0)
+    return score
 
 
 def _log_factor(score: FloatArray, wanted: float) -> FloatArray:
@@ -81,8 +85,11 @@ def _log_factor(score: FloatArray, wanted: float) -> FloatArray:
         return np.zeros(len(score))
     ranked = np.sort(score, axis=1)  # NaN last
     count = (~np.isnan(score)).sum(axis=1)
-    rank = np.clip(np.ceil(wanted * (count + 1)).astype(np.int64), 1, np.maximum(count, 1)) - 1
-    value = np.take_along_axis(ranked, rank[:, None], axis=1)[:, 0]
-    value = np.where(count > 0, value, 1.0)
+    top = np.maximum(count - 1, 0)
+    rank = np.clip(wanted * (count + 1) - 1, 0, top)
+    low: IntArray = rank.astype(np.int64)
+    below = np.take_along_axis(ranked, low[:, None], axis=1)[:, 0]
+    above = np.take_along_axis(ranked, np.minimum(low + 1, top)[:, None], axis=1)[:, 0]
+    value = np.where(count > 0, below + (rank - low) * (above - below), 1.0)
     result: FloatArray = np.log(np.clip(value, LEAST_FACTOR, MOST_FACTOR))
     return result

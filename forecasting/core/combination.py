@@ -15,7 +15,7 @@ import numpy as np
 
 from forecasting.core.arrays import BoolArray, FloatArray
 
-FLEET_ROUNDS, SERIES_ROUNDS = 60, 12
+FLEET_ROUNDS, SERIES_ROUNDS = 60, 40
 FLEET_RATE, SERIES_RATE = 0.5, 0.3
 # The fleet's weights are settled by a few hundred series; more only cost time.
 FLEET_SAMPLE = 600
@@ -32,7 +32,7 @@ def learn_weights(actual: FloatArray, quantiles: FloatArray, *, levels: FloatArr
     Returns shape (n_series, n_members), rows summing to 1; equal weights for a series with no
     case to learn from, and none for a member that never said anything.
     """
-    heard = np.isfinite(quantiles).all(axis=3).any(axis=(1, 2))
+    heard = np.isfinite(quantiles).all(axis=3).reshape(len(quantiles), -1).any(axis=1)
     if heard.any() and not heard.all():
         weights = np.zeros(quantiles.shape[1::-1])
         weights[:, heard] = learn_weights(actual, quantiles[heard], levels=levels)

@@ -14,6 +14,7 @@ Source: Ke et al. (2017), "LightGBM"; Januschowski et al. (2022), "Forecasting w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ import numpy as np
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.threads import N_THREADS
 from forecasting.core.timeline import DAY_S, Timeline
+
+logger = logging.getLogger(__name__)
 
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 ROUNDS, LEARNING_RATE, LEAVES, BINS = 100, 0.08, 15, 63
@@ -137,16 +140,26 @@ def fit_pooled(history: FloatArray, *, clock: Clock) -> PooledModel | None:
     )
     target = np.sqrt(np.maximum(happened / scale[:, :, None], 0.0)).astype(np.float32)
     usable = np.isfinite(target)
-    if usable.sum() < LEAST_ROWS:
+    library = _library() if usable.sum() >= LEAST_ROWS else None
+    if library is None:
         return None
-    boosters = _boost(rows[usable], target[usable])
+    boosters = _boost(rows[usable], target[usable], library)
     return PooledModel(boosters, holdout_from)
 
 
-def _boost(rows: np.ndarray, target: np.ndarray) -> tuple[Any, ...]:
-    # It takes half a second to import, and every process imports this module.
-    import lightgbm
+def _library() -> Any:
+    """LightGBM, or None where it cannot be loaded: the other engines do without."""
+    try:
+        # It takes half a second to import, and every process imports this module.
+        import lightgbm
+    except (ImportError, OSError) as error:
+        # Its wheel expects the system's OpenMP (Debian's libgomp1).
+        logger.warning("no pooled model, forecasts will be worse: %s", error)
+        return None
+    return lightgbm
 
+
+def _boost(rows: np.ndarray, target: np.ndarray, lightgbm: Any) -> tuple[Any, ...]:
     # One thread a booster: threads that wait for each other within a tree lose more than they win.
     fixed = {
         "objective": "quantile",

@@ -41,7 +41,6 @@ class Habit:
 
 HABITS = (
     Habit("recent days", 4.0, 0),
-    Habit("kind of day", 14.0, 1, 1.0, 0.1),
     Habit("hour of week", 28.0, 1, 0.1, 0.03),
     Habit("fast level", 14.0, 1, 1.0, 0.3, level_half_life_h=3.0),
     Habit("slow level", 28.0, 1, 0.3, 0.1, level_half_life_h=24.0),
