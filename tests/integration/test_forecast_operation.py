@@ -1,0 +1,335 @@
+"""How forecasts are made night after night: chunks, workers that die, refreshes, what is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from django.db import connection
+
+from desktops.models import Activity, Dataset, DesktopUser, Event, Pool, Site
+from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
+from forecasting.errors import ForecastFailed
+from forecasting.history import Crowd, Subject, crowds_of
+from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.selectors import latest_generation
+from forecasting.services import scheduling
+from forecasting.services.forecasts import begin_forecast
+from forecasting.services.generations import MOST_ATTEMPTS, start_generation, work_on
+from forecasting.services.profiles import Row
+from forecasting.services.refreshing import begin_refresh, make_refresh
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NIGHT = datetime(2026, 3, 3, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def pool() -> Pool:
+    dataset = Dataset.objects.create(name="live", label="Live", kind=Dataset.Kind.LIVE)
+    return Pool.objects.create(dataset=dataset, name="office", label="Office")
+
+
+def add_people(pool: Pool, n: int, *, zone: str = "UTC") -> list[DesktopUser]:
+    return DesktopUser.objects.bulk_create(
+        DesktopUser(dataset=pool.dataset, pool=pool, pseudonym=f"{zone}-{i}", time_zone=zone)
+        for i in range(n)
+    )
+
+
+def same_for_all(level: float) -> Any:
+    """A maker whose every profile is normal about `level` all week, with half a chance of a
+    session."""
+
+    def make(generation: Generation, crowd: Crowd) -> list[Row]:
+        people = DesktopUser.objects.filter(pk__in=crowd.people).order_by("pk")
+        return [profile_row(generation, person, level=level) for person in people]
+
+    return make
+
+
+def profile_row(generation: Generation, person: DesktopUser, *, level: float) -> Row:
+    scores = np.array([-1.645, -1.282, -0.674, 0, 0.674, 1.282, 1.645])
+    quantiles = np.tile(level + scores, (HORIZON_HOURS, 1))
+    return Row(
+        subject=Subject(person.pk, None, person.pool_id, "", person.time_zone),
+        starts_at=generation.as_of,
+        levels=LEVELS,
+        engine="test",
+        is_from_pool=False,
+        history_hours=100,
+        p_active=np.full(HORIZON_HOURS, 0.5),
+        demand=dict.fromkeys(RESOURCES, quantiles),
+        location={"paris": np.full(HORIZON_HOURS, 0.6), "elsewhere": np.full(HORIZON_HOURS, 0.4)},
+    )
+
+
+def start(pool: Pool, *, as_of: datetime = NIGHT, chunk: int = 2) -> Generation:
+    return start_generation(
+        dataset=pool.dataset,
+        kind=Generation.Kind.FULL,
+        as_of=as_of,
+        crowds=crowds_of(pool.dataset, most=chunk),
+        at=as_of,
+    )
+
+
+def finish(generation: Generation, make: Any, *, at: datetime | None = None) -> None:
+    while work_on(generation, make=make, clock=lambda: at or generation.as_of):
+        generation.refresh_from_db()
+
+
+def shown(pool: Pool) -> set[int]:
+    generation = latest_generation(pool.dataset)
+    return set(generation.profiles.values_list("pk", flat=True)) if generation else set()
+
+
+def test_nothing_of_a_generation_is_shown_before_all_of_it(pool: Pool) -> None:
+    add_people(pool, 5)
+    old = start(pool, as_of=NIGHT - 24 * HOUR)
+    finish(old, same_for_all(1))
+    before = shown(pool)
+    assert len(before) == 5
+    new = start(pool)
+    for done in (2, 4):
+        assert work_on(new, make=same_for_all(2), clock=lambda: NIGHT)
+        new.refresh_from_db()
+        assert (new.profiles_done, new.profiles_total) == (done, 5)
+        assert shown(pool) == before
+    assert work_on(new, make=same_for_all(2), clock=lambda: NIGHT)
+    new.refresh_from_db()
+    assert latest_generation(pool.dataset) == new
+    assert len(shown(pool)) == 5 and not shown(pool) & before
+    assert not new.chunks.exists(), "the orders go with the work"
+    advanced = Event.objects.filter(kind="forecast.advanced", object_id=str(new.pk))
+    assert advanced.count() == 3, "pages see it grow"
+
+
+def test_a_crowd_lives_by_one_clock_and_is_no_larger_than_asked(pool: Pool) -> None:
+    add_people(pool, 5, zone="Europe/Paris")
+    add_people(pool, 2, zone="Asia/Tokyo")
+    crowds = crowds_of(pool.dataset, most=3)
+    assert [(c.time_zone, c.n_subjects) for c in crowds] == [
+        ("Asia/Tokyo", 2),
+        ("Europe/Paris", 3),
+        ("Europe/Paris", 2),
+    ]
+    assert sorted(pk for c in crowds for pk in c.people) == sorted(
+        DesktopUser.objects.values_list("pk", flat=True)
+    )
+
+
+def test_a_worker_killed_at_a_chunk_loses_that_chunk_and_no_more(pool: Pool) -> None:
+    add_people(pool, 4)
+    generation = start(pool)
+    assert work_on(generation, make=same_for_all(1), clock=lambda: NIGHT)
+    with worker_that_hangs(generation) as worker:
+        assert not work_on(generation, make=same_for_all(1), clock=lambda: NIGHT), (
+            "what somebody works on is left to them"
+        )
+        worker.kill()
+        worker.wait()
+    for _ in range(50):  # the server notices within moments that the connection is gone
+        if work_on(generation, make=same_for_all(1), clock=lambda: NIGHT):
+            break
+        time.sleep(0.1)
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.COMPLETE
+    assert generation.profiles.count() == 4
+
+
+HANGS = """
+import sys, time, django
+django.setup()
+from django.utils import timezone
+from forecasting.models import Generation
+from forecasting.services.generations import work_on
+def make(generation, crowd):
+    print("working", flush=True)
+    time.sleep(60)
+work_on(Generation.objects.get(pk=int(sys.argv[1])), make=make, clock=timezone.now)
+"""
+
+
+def worker_that_hangs(generation: Generation) -> subprocess.Popen[str]:
+    """A process of its own in the middle of a chunk."""
+    given = connection.settings_dict
+    where = f"{given['USER']}:{given['PASSWORD']}@{given['HOST']}:{given['PORT']}"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", HANGS, str(generation.pk)],
+        env=os.environ | {"DATABASE_URL": f"postgresql://{where}/{given['NAME']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "working\n"
+    return worker
+
+
+def test_a_chunk_that_keeps_failing_ends_the_generation_and_the_old_one_stays(pool: Pool) -> None:
+    add_people(pool, 4)
+    old = start(pool, as_of=NIGHT - 24 * HOUR)
+    finish(old, same_for_all(1))
+    generation = start(pool)
+    tried = []
+
+    def fails(generation: Generation, crowd: Crowd) -> Sequence[Row]:
+        tried.append(crowd.people)
+        raise ValueError("disk full")
+
+    for _ in range(MOST_ATTEMPTS - 1):
+        assert work_on(generation, make=fails, clock=lambda: NIGHT)
+    with pytest.raises(ForecastFailed, match="disk full"):
+        work_on(generation, make=fails, clock=lambda: NIGHT)
+    assert tried == [tried[0]] * MOST_ATTEMPTS
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.FAILED
+    assert "chunk 1" in generation.failure and "disk full" in generation.failure
+    assert latest_generation(pool.dataset) == old
+    assert not ResourceDemandProfile.objects.filter(generation=generation).exists()
+    assert Event.objects.get(kind="forecast.failed").pool == pool
+
+
+def test_a_chunk_that_kills_its_workers_is_given_up(pool: Pool) -> None:
+    add_people(pool, 1)
+    generation = start(pool)
+    generation.chunks.update(attempts=MOST_ATTEMPTS)
+    with pytest.raises(ForecastFailed, match="killed"):
+        work_on(generation, make=same_for_all(1), clock=lambda: NIGHT)
+
+
+def test_a_chunk_of_a_generation_that_was_ended_meanwhile_leaves_nothing(pool: Pool) -> None:
+    add_people(pool, 2)
+    generation = start(pool)
+
+    def ended_meanwhile(generation: Generation, crowd: Crowd) -> Sequence[Row]:
+        Generation.objects.update(state=Generation.State.FAILED)
+        return same_for_all(1)(generation, crowd)
+
+    scheduling.MAKERS[Generation.Kind.FULL], kept = (
+        ended_meanwhile,
+        scheduling.MAKERS[Generation.Kind.FULL],
+    )
+    try:
+        scheduling.work_on_forecast(generation_id=generation.pk, clock=lambda: NIGHT)
+    finally:
+        scheduling.MAKERS[Generation.Kind.FULL] = kept
+    assert not ResourceDemandProfile.objects.exists()
+
+
+def test_an_unfinished_forecast_is_gone_on_with_and_a_stale_one_is_not(pool: Pool) -> None:
+    add_people(pool, 3)
+    first = begin_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT)
+    again = begin_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT + HOUR)
+    assert again == first
+    later = begin_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT + 24 * HOUR)
+    assert later != first
+    first.refresh_from_db()
+    assert first.state == Generation.State.FAILED
+
+
+def test_who_opts_out_while_the_forecast_is_made_is_not_in_it(pool: Pool) -> None:
+    people = add_people(pool, 2)
+
+    def opted_out(generation: Generation, crowd: Crowd) -> Sequence[Row]:
+        DesktopUser.objects.filter(pk=people[0].pk).update(is_predicted=False)
+        return [profile_row(generation, person, level=1) for person in people]
+
+    generation = start(pool)
+    finish(generation, opted_out)
+    assert [p.desktop_user for p in generation.profiles.all()] == [people[1]]
+
+
+def test_a_few_nights_and_refreshes_are_kept(pool: Pool) -> None:
+    add_people(pool, 1)
+    for night in range(5):
+        finish(start(pool, as_of=NIGHT + night * 24 * HOUR), same_for_all(1))
+    for hours in (1, 2, 3):
+        refresh(pool, at=NIGHT + (4 * 24 + hours) * HOUR)
+    kinds = list(Generation.objects.order_by("as_of").values_list("kind", flat=True))
+    assert kinds == ["full"] * 3 + ["refresh"] * 2
+    newest = latest_generation(pool.dataset)
+    assert newest is not None and newest.base is not None
+    assert newest.base.as_of == NIGHT + 4 * 24 * HOUR, "every refresh is of the full forecast"
+
+
+# ---- refreshes
+
+
+def refresh(pool: Pool, *, at: datetime) -> Generation:
+    generation = begin_refresh(dataset=pool.dataset, clock=lambda: at)
+    finish(generation, make_refresh, at=at)
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.COMPLETE, generation.failure
+    return generation
+
+
+def write_hours(person: DesktopUser, values: Sequence[float], *, until: datetime) -> None:
+    """Hours at work in Lyon that end at `until`, with this many scores above the median."""
+    site, _ = Site.objects.get_or_create(
+        code="lyon", label="Lyon", latitude=45, longitude=5, time_zone="UTC"
+    )
+    Activity.objects.bulk_create(
+        Activity(
+            dataset=person.dataset,
+            desktop_user=person,
+            hour=until - (len(values) - i) * HOUR,
+            active_ratio=1,
+            site=site,
+            **dict.fromkeys(RESOURCES, 5 + value),
+        )
+        for i, value in enumerate(values)
+    )
+
+
+def test_a_refresh_moves_the_next_hours_to_what_was_seen(pool: Pool) -> None:
+    people = add_people(pool, 40)
+    rng = np.random.default_rng(7)
+    nights = [NIGHT - 24 * HOUR, NIGHT]
+    for night in nights:
+        finish(start(pool, as_of=night, chunk=100), same_for_all(5))
+    now = NIGHT + 8 * HOUR
+    for i, person in enumerate(people):
+        lasting = 1.5 if i % 2 else -1.5
+        write_hours(person, lasting + 0.3 * rng.normal(size=32), until=now)
+    generation = refresh(pool, at=now + timedelta(minutes=5))
+    assert (generation.as_of, generation.engine) == (now, generation.base.engine)
+    high = generation.profiles.get(desktop_user=people[1])
+    low = generation.profiles.get(desktop_user=people[0])
+    assert high.starts_at == now and high.cpu_cores.shape == (HORIZON_HOURS, len(LEVELS))
+    middle = LEVELS.index(0.5)
+    assert high.cpu_cores[0, middle] > 5.8 and low.cpu_cores[0, middle] < 4.2
+    assert abs(high.cpu_cores[-1, middle] - 5) < 0.2, "a week ahead nothing is known anew"
+    assert (np.diff(high.cpu_cores, axis=1) >= 0).all()
+    assert high.p_active[0] > 0.8, "who has been at work for a day goes on"
+    assert high.location["lyon"][0] > 0.5 > high.location["paris"][0]
+    assert np.allclose(sum(high.location.values()), 1, atol=1e-5)
+
+
+def test_a_refresh_of_a_fleet_of_which_nothing_was_seen_says_the_same(pool: Pool) -> None:
+    people = add_people(pool, 3)
+    finish(start(pool), same_for_all(5))
+    generation = refresh(pool, at=NIGHT + 3 * HOUR)
+    before = ResourceDemandProfile.objects.get(generation=generation.base, desktop_user=people[0])
+    after = generation.profiles.get(desktop_user=people[0])
+    assert np.array_equal(after.cpu_cores, before.cpu_cores)
+    assert np.array_equal(after.p_active, before.p_active)
+    assert after.location.keys() == before.location.keys()
+
+
+def test_newcomers_are_in_the_next_full_forecast_and_leavers_in_no_refresh(pool: Pool) -> None:
+    people = add_people(pool, 2)
+    finish(start(pool), same_for_all(5))
+    people[0].delete()
+    newcomer = DesktopUser.objects.create(dataset=pool.dataset, pool=pool, pseudonym="new")
+    generation = refresh(pool, at=NIGHT + HOUR)
+    assert [p.desktop_user_id for p in generation.profiles.all()] == [people[1].pk]
+    assert newcomer.pk not in generation.profiles.values_list("desktop_user", flat=True)
