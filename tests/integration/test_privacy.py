@@ -57,14 +57,22 @@ from desktops.services.rollups import roll_up
 from desktops.sources.samples import Labels, Samples
 from desktops.tasks import enforce_retention as enforce_retention_task
 from forecasting.history import read_history
-from forecasting.models import ResourceDemandProfile
+from forecasting.models import BacktestExample, BacktestRun, ResourceDemandProfile
 from migration.models import Decision, Recommendation, Transition
 from tests.support.rows import AS_OF, HOUR, Rows, make_rows
 
 pytestmark = pytest.mark.django_db
 
 IDENTITY, NAME = "ana.szabo@example.org", "Ana Szabo"
-KEPT_OF_OTHERS = (Activity, ResourceDemandProfile, Recommendation, Sighting, Sample, PersonName)
+KEPT_OF_OTHERS = (
+    Activity,
+    ResourceDemandProfile,
+    BacktestExample,
+    Recommendation,
+    Sighting,
+    Sample,
+    PersonName,
+)
 
 
 @pytest.fixture
@@ -144,6 +152,25 @@ def fill(rows: Rows) -> None:
         uid="1",
         received_at=AS_OF,
     )
+    run = BacktestRun.objects.create(
+        dataset=rows.dataset,
+        as_of=AS_OF,
+        started_at=AS_OF,
+        finished_at=AS_OF,
+        origins=[AS_OF],
+        horizon_hours=24,
+        history_days=42,
+        subjects=2,
+    )
+    for someone in DesktopUser.objects.filter(dataset=rows.dataset):
+        BacktestExample.objects.create(
+            run=run,
+            pool=rows.pool,
+            desktop_user=someone,
+            starts_at=AS_OF,
+            levels=[0.5],
+            quantiles={"cpu_cores": [[1.0]] * 24},
+        )
     QuarantinedRow.objects.create(
         source=source,
         received_at=AS_OF,
@@ -415,6 +442,7 @@ def test_who_opts_out_of_prediction_has_no_forecast(rows: Rows) -> None:
     told = client.patch(address, body, content_type="application/json").json()
     assert told == {"is_predicted": False, "is_located": True}
     assert not ResourceDemandProfile.objects.filter(desktop_user=person).exists()
+    assert not BacktestExample.objects.filter(desktop_user=person).exists()
     assert not Recommendation.objects.filter(desktop=person.desktop).exists()
     subjects = read_history(rows.dataset, until=AS_OF, days=1).subjects
     assert person.pk not in {s.desktop_user_id for s in subjects}
