@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.seasonal import SUNDAY
 from forecasting.core.threads import N_THREADS
 from forecasting.core.timeline import DAY_S, Timeline
 
@@ -40,15 +41,15 @@ LEARNING_DAYS, SCALE_DAYS, CLOCK_DAYS = 28, 28, 28
 LEADS_LEARNED = 24
 HOLDOUT_DAYS, HOLDOUT_SHARE = 7, 5
 LEAST_DAYS = 7
-DAY_OFF = 7
 
 # From and to how many hours before the origin to average.
 RECENT_H = (
     (1, 0), (2, 1), (3, 0), (6, 0), (12, 0), (24, 0), (48, 24), (72, 0), (168, 0),
 )  # fmt: skip
 SPREAD_DAYS = (1, 7, 28)
-CLOCK_LAGS = (1, 2, 3, 4, 5, 6, 7, 14)
-WEEK_LAGS = (7, 14, 21, 28)
+CLOCK_LAGS = (1, 2, 3, 4, 5, 6)
+SAME_DAYS = 4
+SATURDAY = 5
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,9 @@ class Clock:
         return Clock(self.timeline, self.days_off, self.calendar[series])
 
     def day_kinds(self, slots: IntArray) -> IntArray:
-        """Weekday from Monday 0, or `DAY_OFF`; shape (n_series, *slots.shape)."""
-        weekday = self.timeline.weekday[slots]
-        kinds = np.where(self.days_off[:, slots], DAY_OFF, weekday)
-        result: IntArray = kinds[self.calendar]
-        return result
+        """Weekday from Monday 0, days off being Sundays; shape (n_calendars, *slots.shape)."""
+        kinds: IntArray = np.where(self.days_off[:, slots], SUNDAY, self.timeline.weekday[slots])
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -251,21 +250,30 @@ def _features(
     earlier = _known(history, at_clock[:, :, :7] - 1, origin)
     later = _known(history, at_clock[:, :, :7] + 1, origin)
     kind = clock.day_kinds(slot)
-    alike = clock.day_kinds(np.maximum(at_clock, 0)) // 5 == (kind // 5)[..., None]
+    kinds = clock.day_kinds(np.maximum(at_clock, 0))
+    is_weekend, same = kinds >= SATURDAY, kinds == kind[..., None]
+    alike = (is_weekend == (kind >= SATURDAY)[..., None])[clock.calendar]
+    # The last days of the same kind, the latest first: a holiday's are Sundays.
+    chosen = np.argsort(~same, axis=-1, kind="stable")[..., :SAME_DAYS]
+    is_same = np.take_along_axis(same, chosen, axis=-1)[clock.calendar]
+    chosen = chosen[clock.calendar]
+    same_days = np.where(is_same, np.take_along_axis(past, chosen, axis=-1), np.nan)
+    in_week = np.minimum(chosen[..., :1], 6)
     around = np.concatenate([past[..., :14], earlier, later], axis=-1)
     by_lead = [past[..., lag - 1] for lag in CLOCK_LAGS]
-    by_lead += [side[..., lag - 1] for side in (earlier, later) for lag in (1, 7)]
+    by_lead += [same_days[..., 0], same_days[..., 1], _mean(same_days)]
+    for side in (earlier, later):
+        by_lead += [side[..., 0], np.take_along_axis(side, in_week, axis=-1)[..., 0]]
     by_lead += list(_quantiles(past[..., :7], (0.1, 0.5, 0.9)))
     by_lead += list(_quantiles(around, LEVELS))
-    by_lead += [_mean(past[..., [lag - 1 for lag in WEEK_LAGS]]), _mean(past)]
-    by_lead += [_mean(np.where(alike, past, np.nan))]
-    own = [np.isnan(past).mean(axis=-1), (past == 0).mean(axis=-1)]
+    by_lead += [_mean(past), _mean(np.where(alike, past, np.nan))]
+    own = [np.isnan(past).mean(axis=-1), (past == 0).mean(axis=-1), kind[clock.calendar]]
     of_clock = [clock.timeline.wall_s[slot] % DAY_S, np.broadcast_to(leads, slot.shape)]
 
     shape = (len(history), *slot.shape)
     sized = [np.broadcast_to(each[:, :, None], shape) for each in by_origin] + by_lead
     columns = [each / unit[:, :, None] for each in sized] + own
-    columns += [kind, *(np.broadcast_to(each, shape) for each in of_clock)]
+    columns += [np.broadcast_to(each, shape) for each in of_clock]
     rows = np.empty((*shape, len(columns)), dtype=np.float32)
     for i, each in enumerate(columns):
         rows[..., i] = each
