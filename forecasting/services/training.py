@@ -23,7 +23,12 @@ from forecasting.core.naive import seasonal_naive
 from forecasting.core.profiles import HORIZON_HOURS, HOUR, RESOURCES
 from forecasting.core.scores import pinball_loss
 from forecasting.engines import registry
-from forecasting.errors import EngineUnavailable, InvalidCheckpoint, TrainingSuperseded
+from forecasting.errors import (
+    EngineUnavailable,
+    InvalidCheckpoint,
+    InvalidHistory,
+    TrainingSuperseded,
+)
 from forecasting.history import FleetHistory, read_history
 from forecasting.models import TrainedEngine
 from forecasting.services.calendars import holidays_of
@@ -155,6 +160,8 @@ def _train(
 
     end = row.window_end + timedelta(days=SCORED_DAYS)
     groups = list(_groups(read_history(row.dataset, until=end, days=HISTORY_DAYS), row.seed))
+    if not groups:
+        raise InvalidHistory(f"{row.dataset} has nobody to learn from: import activity first.")
     learnt_hours = (HISTORY_DAYS - SCORED_DAYS) * DAY_HOURS
     running = TrainedEngine.objects.filter(pk=row.pk, state=TrainedEngine.State.RUNNING)
 
