@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from celery import current_app
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
@@ -333,6 +334,7 @@ def test_a_worker_that_finds_another_erasing_comes_back(rows: Rows) -> None:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [people.LOCK])
     finally:
         other.close()
+    assert people.FORGET in current_app.tasks
     assert finish_erasures(wall=timezone.now()) == 1
 
 

@@ -139,7 +139,8 @@ def test_what_a_real_prometheus_scraped_is_stored_once(
 ) -> None:
     desktop = add_desktop(pool, HOST)
     write_entry(prometheus_entry(monitored))
-    first = pull("metrics")
+    begin = settled(monitored)
+    first = pull("metrics", lambda: begin)
     assert first.error == "" and first.rejected_rows == 0 and first.rows >= 4
 
     rows = list(Sample.objects.order_by("at"))
@@ -156,11 +157,10 @@ def test_what_a_real_prometheus_scraped_is_stored_once(
     assert all(0 <= cores <= (os.cpu_count() or 1) + 0.5 for cores in cpu)
     assert any(cores > 0 for cores in cpu)
     source = Source.objects.get(name="metrics")
-    assert source.cursor_at == first.until
+    assert source.cursor_at and source.cursor_at == first.until
     assert source.cursor_at >= newest.at + 2 * SECOND, "the last steps may have been empty"
     assert (source.rows, source.last_error) == (first.rows, "")
 
-    assert source.cursor_at
     wall = settled(monitored, after=source.cursor_at)
     second = pull("metrics", lambda: wall)
     assert second.rows > 0 and second.duplicates == 0
