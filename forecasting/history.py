@@ -79,6 +79,14 @@ class FleetHistory:
     def hours(self) -> int:
         return int(self.active_ratio.shape[1])
 
+    def given_session(self, resource: str) -> FloatArray:
+        """Demand in the hours that count, as doubles, NaN in the others; shape (n, m)."""
+        active = self.active_ratio
+        unobserved = ~np.isfinite(active).any(axis=1, keepdims=True)
+        demand: FloatArray = self.demand[resource].astype(np.float64)
+        demand[~((active > 0) | unobserved)] = np.nan
+        return demand
+
 
 def crowds_of(dataset: Dataset, *, most: int) -> list[Crowd]:
     """Everybody of a data set, once, in crowds of `most` subjects or fewer and similar size.

@@ -5,6 +5,7 @@ from django.db import models
 
 from desktops.models import Dataset, Desktop, DesktopUser, Pool
 from desktops.models.activity import RealField
+from forecasting.core.drift import DriftKind
 from forecasting.fields import HoursField, PlacesField
 
 
@@ -257,3 +258,59 @@ class TrainedEngine(models.Model):
         return (
             f"{self.engine} {self.version} of {self.dataset_id}, {self.created_at:%Y-%m-%d %H:%M}"
         )
+
+
+class ForecastScore(models.Model):
+    """How a pool's published forecasts of one day and resource turned out.
+
+    Scored against the full forecast that stood when the day began (UTC). Losses are sums over
+    the hours of the mean pinball loss over levels, in the resource's unit.
+    """
+
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="forecast_scores")
+    day = models.DateField()
+    resource = models.CharField(max_length=30)
+    forecast_as_of = models.DateTimeField()
+    hours = models.PositiveIntegerField(help_text="Forecast and then observed, over all subjects.")
+    loss = models.FloatField()
+    naive_loss = models.FloatField(help_text="Of the values of a week before.")
+    inside_50 = models.FloatField(help_text="Hours inside the interval meant to hold half.")
+    inside_80 = models.FloatField()
+    inside_90 = models.FloatField()
+
+    class Meta:
+        ordering = ("pool", "-day", "resource")
+        constraints = (
+            models.UniqueConstraint(fields=("pool", "day", "resource"), name="score_once_a_day"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.resource} of pool {self.pool_id} on {self.day}"
+
+
+class ForecastAlert(models.Model):
+    """A pool's forecasts of a resource do not hold what they promise; until it is cleared."""
+
+    class Kind(models.TextChoices):
+        COVERAGE = DriftKind.COVERAGE, "Coverage"
+        LOSS = DriftKind.LOSS, "Loss"
+
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="forecast_alerts")
+    resource = models.CharField(max_length=30)
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    detail = models.CharField(max_length=200)
+    raised_at = models.DateTimeField()
+    cleared_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-raised_at", "-pk")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("pool", "resource", "kind"),
+                condition=models.Q(cleared_at=None),
+                name="alert_one_standing",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.resource} in pool {self.pool_id}"

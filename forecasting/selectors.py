@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Max, OuterRef, Q, QuerySet, Subquery
 
-from desktops.models import Dataset, Desktop, DesktopUser
+from desktops.models import Dataset, Desktop, DesktopUser, Pool
 from desktops.selectors import datasets_for, pools_for
 from forecasting.core import profiles as core
 from forecasting.core.arrays import FloatArray
-from forecasting.models import BacktestExample, BacktestRun, Generation, ResourceDemandProfile
+from forecasting.core.drift import Tally
+from forecasting.history import Crowd
+from forecasting.models import (
+    BacktestExample,
+    BacktestRun,
+    ForecastAlert,
+    ForecastScore,
+    Generation,
+    ResourceDemandProfile,
+)
 
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
@@ -41,6 +52,68 @@ def profiles_for(viewer: Viewer) -> QuerySet[ResourceDemandProfile]:
     return ResourceDemandProfile.objects.filter(
         pool__in=pools_for(viewer), generation=Subquery(latest.values("pk")[:1])
     ).select_related("generation__dataset", "desktop_user", "desktop")
+
+
+def profiles_of(generation: Generation, crowd: Crowd) -> QuerySet[ResourceDemandProfile]:
+    """A generation's profiles of a crowd, for services."""
+    theirs = Q(desktop_user__in=crowd.people)
+    theirs |= Q(desktop_user=None, desktop__in=crowd.desktops)
+    return ResourceDemandProfile.objects.filter(theirs, generation=generation)
+
+
+def score_tally(*, pool: Pool, resource: str, days: int) -> Tally:
+    """What a pool's forecasts of its newest scored days came to, at most `days` back from the
+    newest."""
+    scores = ForecastScore.objects.filter(pool=pool, resource=resource)
+    newest = scores.aggregate(newest=Max("day"))["newest"]
+    if newest is None:
+        return Tally()
+    week = scores.filter(day__gt=newest - timedelta(days=days))
+    return sum((tally_of(score) for score in week), Tally())
+
+
+def tally_of(score: ForecastScore) -> Tally:
+    inside = (score.inside_50, score.inside_80, score.inside_90)
+    return Tally(score.hours, score.loss, score.naive_loss, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a pool's published forecasts of a resource did over its last scored days."""
+
+    pool: Pool
+    resource: str
+    newest: date
+    week: Tally
+    alerts: list[ForecastAlert]
+
+
+def health_for(viewer: Viewer, *, days: int = 7) -> list[Health]:
+    """By pool and resource, of the pools the viewer may see that were scored."""
+    pools = {pool.pk: pool for pool in pools_for(viewer).select_related("dataset")}
+    newest = dict(
+        ForecastScore.objects.filter(pool__in=pools)
+        .order_by()
+        .values_list("pool")
+        .annotate(newest=Max("day"))
+    )
+    weeks: dict[tuple[int, str], Tally] = defaultdict(Tally)
+    if newest:
+        since = min(newest.values()) - timedelta(days=days)
+        for score in ForecastScore.objects.filter(pool__in=pools, day__gt=since):
+            if score.day > newest[score.pool_id] - timedelta(days=days):
+                weeks[score.pool_id, score.resource] += tally_of(score)
+    alerts = list(ForecastAlert.objects.filter(pool__in=pools, cleared_at=None))
+    return [
+        Health(
+            pools[pool_id],
+            resource,
+            newest[pool_id],
+            week,
+            [a for a in alerts if (a.pool_id, a.resource) == (pool_id, resource)],
+        )
+        for (pool_id, resource), week in sorted(weeks.items(), key=lambda item: item[0])
+    ]
 
 
 def profile_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from forecasting.services import forecasts, scheduling, training
+from forecasting.services import drift, forecasts, scheduling, training
 
 
 @shared_task
@@ -26,3 +26,8 @@ def sweep_forecasts() -> None:
 @shared_task
 def train_engine(dataset_id: int, engine: str) -> None:
     training.train_engine(dataset_id=dataset_id, engine=engine, clock=timezone.now)
+
+
+@shared_task
+def watch_forecasts() -> None:
+    drift.watch_forecasts(clock=timezone.now)

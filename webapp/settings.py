@@ -220,6 +220,7 @@ PERIODIC_TASKS = [
     ("migration.tasks.plan_retention", 3600.0),
     ("desktops.tasks.pull_sources", 60.0),
     ("forecasting.tasks.sweep_forecasts", 60.0),
+    ("forecasting.tasks.watch_forecasts", 3600.0),
 ]
 CELERY_BEAT_SCHEDULE = {
     task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 
 from celery import current_app
 from django.db import DatabaseError, IntegrityError, connection, transaction
@@ -32,8 +32,8 @@ WORK = "forecasting.tasks.work_on_forecast"
 BELL_EXPIRES_S = 60
 LOCK = 0x666F7263
 MOST_ATTEMPTS = 3
-# Full forecasts that are kept: three nights, to learn from how they went and to score them.
-KEPT_FULL, KEPT_REFRESHES = 3, 2
+# Of full forecasts the newest of so many days; of refreshes, and of those that failed, so many.
+KEPT_DAYS, KEPT_OTHERS = 4, 2
 # The server notices within a minute that the machine of a worker is gone, and frees its lock.
 KEEPALIVE = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "10"}
 
@@ -190,19 +190,22 @@ def publish_if_whole(generation: Generation, *, at: datetime) -> bool:
 
 
 def _drop_old(dataset: Dataset) -> None:
-    """Of generations that no plan refers to, keep a few of each kind; of plans that were
-    superseded, only the row of the generation they were made from."""
+    """Of generations that no plan refers to, keep the newest of each of the last days, to learn
+    from how they went and to score them, and the newest refreshes."""
     ended = dataset.generations.exclude(state=Generation.State.RUNNING)
     kept: list[int] = []
-    for kind, count in (
-        (Generation.Kind.FULL, KEPT_FULL),
-        (Generation.Kind.REFRESH, KEPT_REFRESHES),
+    days: set[date] = set()
+    full = ended.filter(kind=Generation.Kind.FULL, state=Generation.State.COMPLETE)
+    for pk, as_of in full.values_list("pk", "as_of"):
+        if as_of.date() not in days and len(days) < KEPT_DAYS:
+            days.add(as_of.date())
+            kept.append(pk)
+    for others in (
+        ended.filter(kind=Generation.Kind.REFRESH, state=Generation.State.COMPLETE),
+        ended.filter(state=Generation.State.FAILED),
     ):
-        complete = ended.filter(kind=kind, state=Generation.State.COMPLETE)
-        kept += complete.values_list("pk", flat=True)[:count]
-    failed = ended.filter(state=Generation.State.FAILED).values_list("pk", flat=True)[:KEPT_FULL]
-    old = ended.exclude(pk__in=[*kept, *failed])
-    old.filter(plans__isnull=True).delete()
+        kept += others.values_list("pk", flat=True)[:KEPT_OTHERS]
+    ended.filter(plans__isnull=True).exclude(pk__in=kept).delete()
 
 
 def fail_generation(generation: Generation, reason: str, *, at: datetime) -> bool:

@@ -8,7 +8,6 @@ from datetime import datetime
 
 import numpy as np
 from django.conf import settings
-from django.db.models import Q
 
 from desktops.models import Dataset
 from forecasting.core.arrays import AnyArray, FloatArray
@@ -24,6 +23,7 @@ from forecasting.core.refresh import (
 from forecasting.errors import InvalidHistory
 from forecasting.history import HOUR, Crowd, FleetHistory, Subject, crowds_of, read_history
 from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.selectors import profiles_of
 from forecasting.services.forecasts import this_hour
 from forecasting.services.generations import Clock, running_generation, start_generation
 from forecasting.services.profiles import Row
@@ -161,26 +161,20 @@ def _what_was_told(
     row_of: dict[Key, int] = {
         (s.desktop_user_id, s.desktop_id): row for row, s in enumerate(history.subjects)
     }
-    of_crowd = Q(desktop_user__in=crowd.people) | Q(desktop_user=None, desktop__in=crowd.desktops)
     found = [
         (profile, row_of[profile.desktop_user_id, profile.desktop_id])
-        for profile in ResourceDemandProfile.objects.filter(of_crowd, generation=generation)
+        for profile in profiles_of(generation, crowd)
         if (profile.desktop_user_id, profile.desktop_id) in row_of
     ]
     at = np.array([row for _, row in found], dtype=np.int64)
     begins = max(generation.as_of, history.start)
     hours = slice(int((begins - history.start) / HOUR), int((until - history.start) / HOUR))
     ratio = history.active_ratio[at, hours].astype(np.float64)
-    # As the forecast was made of them: hours with a session, or all where sessions are not seen.
-    counts = (ratio > 0) | ~np.isfinite(history.active_ratio[at]).any(axis=1)[:, None]
     return Told(
         rows=[profile for profile, _ in found],
         subjects=[history.subjects[row] for row in at],
         first=int((begins - generation.as_of) / HOUR),
-        demand={
-            name: np.where(counts, values[at, hours], np.nan)
-            for name, values in history.demand.items()
-        },
+        demand={name: history.given_session(name)[at, hours] for name in RESOURCES},
         active=np.where(np.isfinite(ratio), ratio > 0, np.nan),
         site=history.site[at, hours],
         sites=history.sites,

@@ -12,19 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from django.contrib.auth.models import Group
 from django.db import connection
 
 from desktops.models import Activity, Dataset, DesktopUser, Event, Pool, Site
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
 from forecasting.errors import ForecastFailed
 from forecasting.history import Crowd, Subject, crowds_of
-from forecasting.models import Generation, ResourceDemandProfile
-from forecasting.selectors import latest_generation
+from forecasting.models import ForecastScore, Generation, ResourceDemandProfile
+from forecasting.selectors import health_for, latest_generation
 from forecasting.services import scheduling
+from forecasting.services.drift import judge, score_days
 from forecasting.services.forecasts import begin_forecast
 from forecasting.services.generations import MOST_ATTEMPTS, start_generation, work_on
 from forecasting.services.profiles import Row
 from forecasting.services.refreshing import begin_refresh, make_refresh
+from webapp.models import User
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -255,7 +258,7 @@ def test_a_few_nights_and_refreshes_are_kept(pool: Pool) -> None:
     for hours in (1, 2, 3):
         refresh(pool, at=NIGHT + (4 * 24 + hours) * HOUR)
     kinds = list(Generation.objects.order_by("as_of").values_list("kind", flat=True))
-    assert kinds == ["full"] * 3 + ["refresh"] * 2
+    assert kinds == ["full"] * 4 + ["refresh"] * 2
     newest = latest_generation(pool.dataset)
     assert newest is not None and newest.base is not None
     assert newest.base.as_of == NIGHT + 4 * 24 * HOUR, "every refresh is of the full forecast"
@@ -333,3 +336,92 @@ def test_newcomers_are_in_the_next_full_forecast_and_leavers_in_no_refresh(pool:
     generation = refresh(pool, at=NIGHT + HOUR)
     assert [p.desktop_user_id for p in generation.profiles.all()] == [people[1].pk]
     assert newcomer.pk not in generation.profiles.values_list("desktop_user", flat=True)
+
+
+# ---- drift
+
+
+def write_weeks(pool: Pool, *, since: datetime, until: datetime) -> None:
+    """Every hour of everybody, normal about five as `same_for_all(5)` says."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setseed(0.5)")
+        cursor.execute(
+            "INSERT INTO desktops_activity (dataset_id, desktop_user_id, hour, active_ratio,"
+            " cpu_cores, memory_bytes, network_bytes_per_s, storage_bytes_per_s)"
+            " SELECT dataset_id, id, hour, 1, 5 + random_normal(), 5 + random_normal(),"
+            " 5 + random_normal(), 5 + random_normal()"
+            " FROM desktops_desktopuser, generate_series(%s, %s, interval '1 hour') hour"
+            " WHERE pool_id = %s",
+            [since, until - HOUR, pool.pk],
+        )
+
+
+def night(pool: Pool, *, number: int, level: float) -> None:
+    """A forecast at two o'clock, and the watch that sees the day after it end."""
+    as_of = NIGHT + number * 24 * HOUR
+    finish(start(pool, as_of=as_of, chunk=100), same_for_all(level))
+    now = as_of + 51 * HOUR
+    assert score_days(dataset=pool.dataset, now=now) == [(as_of + 24 * HOUR).date()]
+    judge(dataset=pool.dataset, at=now)
+
+
+def standing(pool: Pool) -> set[tuple[str, str]]:
+    return set(pool.forecast_alerts.filter(cleared_at=None).values_list("resource", "kind"))
+
+
+def test_a_pool_whose_forecasts_drift_is_reported_until_they_recover(pool: Pool) -> None:
+    add_people(pool, 30)
+    write_weeks(pool, since=NIGHT - 35 * 24 * HOUR, until=NIGHT + 11 * 24 * HOUR)
+    night(pool, number=0, level=5)
+    assert not standing(pool)
+    score = ForecastScore.objects.get(resource="cpu_cores")
+    assert score.hours == 30 * 24
+    assert score.inside_80 / score.hours == pytest.approx(0.8, abs=0.05)
+    assert 0.5 < score.loss / score.naive_loss < 0.9, "a week ago knows less than the truth"
+    night(pool, number=1, level=9)
+    assert standing(pool) == {(r, k) for r in RESOURCES for k in ("coverage", "loss")}
+    told = Event.objects.filter(kind="forecast.drifted", pool=pool)
+    assert (
+        told.count() == 8
+        and "meant to hold"
+        in told.get(payload__resource="cpu_cores", payload__measure="coverage").payload["detail"]
+    )
+    for number in range(2, 9):
+        night(pool, number=number, level=5)
+    assert not standing(pool)
+    assert Event.objects.filter(kind="forecast.recovered", pool=pool).count() == 8
+    assert told.count() == 8, "an alert that stands is not raised again"
+
+
+def test_a_day_is_scored_once_and_only_against_the_night_before(pool: Pool) -> None:
+    add_people(pool, 30)
+    write_weeks(pool, since=NIGHT - 30 * 24 * HOUR, until=NIGHT + 5 * 24 * HOUR)
+    finish(start(pool, chunk=100), same_for_all(5))
+    day = (NIGHT + 24 * HOUR).date()
+    assert score_days(dataset=pool.dataset, now=NIGHT + 48 * HOUR) == [], "late hours may come"
+    assert score_days(dataset=pool.dataset, now=NIGHT + 49 * HOUR) == [day]
+    assert score_days(dataset=pool.dataset, now=NIGHT + 49 * HOUR) == []
+    old = score_days(dataset=pool.dataset, now=NIGHT + 5 * 24 * HOUR)
+    assert old == [day + timedelta(days=1)], "an older forecast is no day-ahead forecast"
+
+
+def test_only_members_of_a_pool_see_how_its_forecasts_do(pool: Pool) -> None:
+    ForecastScore.objects.create(
+        pool=pool,
+        day=NIGHT.date(),
+        resource="cpu_cores",
+        forecast_as_of=NIGHT,
+        hours=1000,
+        loss=50,
+        naive_loss=100,
+        inside_50=500,
+        inside_80=800,
+        inside_90=900,
+    )
+    member, stranger = User.objects.create_user("vera"), User.objects.create_user("eve")
+    for user in (member, stranger):
+        user.groups.add(Group.objects.get(name="viewer"))
+    pool.members.add(member)
+    (health,) = health_for(member)
+    assert (health.week.loss_ratio, health.week.coverage[0.8]) == (0.5, 0.8)
+    assert health_for(stranger) == []
