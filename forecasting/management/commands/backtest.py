@@ -14,6 +14,7 @@ from tqdm import tqdm
 from desktops.models import Dataset
 from forecasting.engines import registry
 from forecasting.errors import ForecastingError
+from forecasting.management.commands.evaluate_demand import at_least_one
 from forecasting.models import BacktestRun
 from forecasting.services.backtests import SUBJECTS, run_backtest
 
@@ -30,7 +31,7 @@ class Command(BaseCommand):
             help="may be given several times; default: product",
         )
         parser.add_argument(
-            "--subjects", type=int, default=SUBJECTS, help="people and machines drawn, at most"
+            "--subjects", type=at_least_one, default=SUBJECTS, help="people and machines, at most"
         )
         parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from argparse import ArgumentTypeError
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from forecasting.engines import registry
 from forecasting.errors import ForecastingError
 from forecasting.traces import HOUR, Trace, read_trace
 
+PRODUCT = "product"
 HORIZON = 24
 HISTORY = 42 * 24
 
@@ -36,24 +38,41 @@ class Command(BaseCommand):
             choices=[*registry.ENGINES, "all"],
             help="may be given several times; default: product",
         )
-        parser.add_argument("--origins", type=int, default=5, help="over the last three weeks")
-        parser.add_argument("--machines", type=int, help="only so many, evenly spread; default all")
+        parser.add_argument("--origins", type=at_least_one, default=5, help="in three weeks")
+        parser.add_argument(
+            "--machines", type=at_least_one, help="only so many, evenly spread; default all"
+        )
+        parser.add_argument(
+            "--together",
+            action="store_true",
+            help="ask about all resources in one call, as profiles are made; default one by one",
+        )
         parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
     def handle(self, *args: Any, data: Path, **options: Any) -> None:
         try:
             trace, questions = self._prepare(data, options["origins"], options["machines"])
             figures: dict[str, float] = {}
+            losses: dict[str, float] = {}
             detail: dict[str, Any] = {}
-            for name in _chosen(options["engine"] or ["product"]):
-                scores, seconds = _score(name, trace, questions)
+            for name in _chosen(options["engine"] or [PRODUCT]):
+                scores, seconds = _score(name, trace, questions, options["together"])
                 self._say(name, scores, seconds)
                 figures |= _figures(name, trace.name, scores)
+                losses[name] = scores.relative_wql
                 detail[name] = asdict(scores) | {"forecast_s": seconds}
         except ForecastingError as error:
             raise CommandError(str(error)) from error
+        others = {name: loss for name, loss in losses.items() if name != PRODUCT}
+        if PRODUCT in losses and others:
+            best = min(others, key=others.__getitem__)
+            behind = losses[PRODUCT] / others[best] - 1
+            self.stdout.write(
+                f"The product's loss is that of the best single engine ({best}) {behind:+.1%}."
+            )
+            figures[f"product_behind_best_{trace.name}"] = round(behind, 5)
         if options["json"]:
-            self.stdout.write(json.dumps({"figures": figures, "detail": detail}))
+            self.stdout.write(json.dumps({"figures": figures, "detail": _known(detail)}))
 
     def _prepare(
         self, folder: Path, count: int, machines: int | None
@@ -105,13 +124,32 @@ def _chosen(names: list[str]) -> list[str]:
     return registry.installed() if "all" in names else list(dict.fromkeys(names))
 
 
-def _score(name: str, trace: Trace, questions: list[Question]) -> tuple[Scores, float]:
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"a whole number from 1 on is wanted, not {text!r}")
+    return int(text)
+
+
+def _known(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_known(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _score(
+    name: str, trace: Trace, questions: list[Question], is_together: bool
+) -> tuple[Scores, float]:
     engine = registry.load(name)
     if isinstance(engine, Trainable):
         engine = _trained(engine, trace, questions)
     with _bar(name, "forecasts", total=len(questions)) as bar:
         started = time.perf_counter()
-        answers = answers_of(engine, questions, step=HOUR, progress=bar.update)
+        answers = answers_of(
+            engine, questions, step=HOUR, is_together=is_together, progress=bar.update
+        )
         seconds = time.perf_counter() - started
     return score(questions, answers), seconds
 
@@ -138,7 +176,7 @@ def _origin(trace: Trace, question: Question) -> int:
 
 def _figures(name: str, trace: str, scores: Scores) -> dict[str, float]:
     """The product's figures bear the trace's name alone, another engine's its own before it."""
-    of = trace if name == "product" else f"{name}_{trace}"
+    of = trace if name == PRODUCT else f"{name}_{trace}"
     figures = {
         f"wql_{of}": scores.relative_wql,
         f"scaled_{of}": scores.scaled_loss,
@@ -148,9 +186,9 @@ def _figures(name: str, trace: str, scores: Scores) -> dict[str, float]:
         deciles = scores.decile_coverage[interval]
         figures[f"cover{interval * 100:.0f}_{of}"] = share
         figures[f"cover{interval * 100:.0f}_spread_{of}"] = max(deciles) - min(deciles)
-    if name == "product":
+    if name == PRODUCT:
         figures["share_beating_naive"] = scores.share_beating_naive
-    return {key: round(value, 5) for key, value in figures.items()}
+    return {key: round(value, 5) for key, value in figures.items() if np.isfinite(value)}
 
 
 def _moments(trace: Trace, origins: list[int]) -> list[str]:

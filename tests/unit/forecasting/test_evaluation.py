@@ -106,6 +106,17 @@ def test_series_in_groups_are_scored_as_if_they_were_asked_together():
     assert other.decile_coverage[0.5] == pytest.approx(one.decile_coverage[0.5])
 
 
+def test_resources_asked_about_together_get_the_answers_they_get_one_by_one():
+    questions = questions_on(days_of(3, 30), memory=days_of(3, 30, seed=1))
+    engine = registry.load("seasonal")
+    calls: list[int] = []
+    apart = answers_of(engine, questions, step=HOUR)
+    together = answers_of(engine, questions, step=HOUR, is_together=True, progress=calls.append)
+    assert calls == [2, 2]
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
 def test_where_an_engine_is_silent_the_naive_forecast_counts_and_the_share_is_told():
     questions = questions_on(days_of(4, 30))
     silent = [np.full_like(question.naive, np.nan) for question in questions]
@@ -205,7 +216,5 @@ def test_an_engine_that_cannot_be_had_says_what_is_missing(monkeypatch):
     entry = registry.Entry("nowhere", "Nothing", "no_such_package", "requirements-none.txt")
     monkeypatch.setattr(registry, "ENGINES", {"nothing": entry})
     assert registry.installed() == []
-    with pytest.raises(
-        EngineUnavailable, match="no_such_package"
-    ):
+    with pytest.raises(EngineUnavailable, match="no_such_package"):
         registry.load("nothing")

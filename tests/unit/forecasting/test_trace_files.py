@@ -81,3 +81,5 @@ def test_engines_are_scored_from_the_command_line(tmp_path, capsys):
     assert {"cover50_seasonal_asd", "share_beating_naive_seasonal_asd"} < set(figures)
     with pytest.raises(CommandError, match="holds neither"):
         call_command("evaluate_demand", data=tmp_path / "absent")
+    with pytest.raises(CommandError, match="from 1 on is wanted, not '0'"):
+        call_command("evaluate_demand", f"--data={tmp_path}", "--machines=0")
