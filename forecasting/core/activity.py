@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.gate import Gate, fit_gate
 from forecasting.core.seasonal import SUNDAY
@@ -27,6 +27,8 @@ RECENT_H = 72
 LESSON_WEEKS = (1, 2, 3, 4)
 MOST_CASES = 20_000
 N_CIRCUMSTANCES = 9
+# Some work on leave; how many is learned, from so many hours' worth of expecting this.
+LEAVE_SHARE, LEAVE_PRIOR_H = 0.1, 40.0
 # No forecast is sure: what never happened yet may, and habits end.
 LEAST = 0.002
 
@@ -37,6 +39,7 @@ def forecast_activity(
     start: datetime,
     horizon: int = HOURS_PER_WEEK,
     holidays: Holidays | None = None,
+    absent: BoolArray | None = None,
 ) -> FloatArray:
     """Probability of a session in each hour ahead.
 
@@ -44,6 +47,8 @@ def forecast_activity(
     start : aware beginning of the first hour; its zone is the wall clock habits follow
     horizon : hours to forecast after the last
     holidays : days off count as Sundays
+    absent : shape (n_people, n_hours + horizon), hours announced as leave: past ones say nothing
+        of habits, in coming ones a session is as rare as it proved to be in announced leave
 
     Returns shape (n_people, horizon), in (0, 1). Somebody never observed gets the fleet's habit;
     NaN when nobody was.
@@ -53,7 +58,15 @@ def forecast_activity(
         raise InvalidHistory(f"active_ratio has shape {ratio.shape}, expected (n_people, n_hours)")
     if not np.isfinite(ratio).any():
         return np.full((len(ratio), horizon), np.nan)
-    active = np.where(np.isfinite(ratio), ratio > 0, np.nan)
+    if absent is None:
+        absent = np.zeros((len(ratio), ratio.shape[1] + horizon), dtype=np.bool_)
+    elif absent.shape != (len(ratio), ratio.shape[1] + horizon):
+        raise InvalidHistory(
+            f"absent has shape {absent.shape}, expected {(len(ratio), ratio.shape[1] + horizon)}"
+        )
+    seen = np.where(np.isfinite(ratio), ratio > 0, np.nan)
+    past, ahead_absent = absent[:, : ratio.shape[1]], absent[:, ratio.shape[1] :]
+    active = np.where(past, np.nan, seen)
     timeline = Timeline(start, timedelta(hours=1), ratio.shape[1], horizon)
     hour = _hours_of_week(timeline, holidays, len(ratio))
     gate = _fit_gate(active, hour)
@@ -64,8 +77,17 @@ def forecast_activity(
     )
     weight = gate.weights(now.circumstances(person, lead))
     probability = (weight * now.guesses(person, lead)).sum(axis=1)
-    result: FloatArray = np.clip(probability, LEAST, 1 - LEAST).reshape(len(ratio), horizon)
-    return result
+    result: FloatArray = probability.reshape(len(ratio), horizon)
+    usual = np.take_along_axis(now.long, hour[:, : ratio.shape[1]], axis=1)
+    result = np.where(ahead_absent, result * _share_in_leave(seen, usual, past), result)
+    return np.asarray(np.clip(result, LEAST, 1 - LEAST))
+
+
+def _share_in_leave(seen: FloatArray, usual: FloatArray, absent: BoolArray) -> float:
+    """Sessions in announced leave per session that would have been usual."""
+    during = absent & np.isfinite(seen)
+    sessions, expected = seen[during].sum(), usual[during].sum()
+    return float(min((sessions + LEAVE_SHARE * LEAVE_PRIOR_H) / (expected + LEAVE_PRIOR_H), 1.0))
 
 
 @dataclass(frozen=True)

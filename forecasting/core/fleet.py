@@ -25,6 +25,7 @@ from forecasting.core.calibration import learn_factors, stretch
 from forecasting.core.combination import combine, learn_weights
 from forecasting.core.pooled import Clock, PooledModel, fit_pooled
 from forecasting.core.prophet import fit_prophet
+from forecasting.core.related import Related
 from forecasting.core.scores import pinball_loss
 from forecasting.core.seasonal import HABITS, habit_quantiles
 from forecasting.core.threads import N_THREADS
@@ -72,6 +73,7 @@ def forecast_fleet(
     horizon: int,
     levels: Sequence[float],
     holidays: Holidays | None = None,
+    related: Related | None = None,
 ) -> FloatArray:
     """Forecast quantiles of every series.
 
@@ -82,6 +84,7 @@ def forecast_fleet(
     horizon : slots to forecast after the last
     levels : quantile levels in (0, 1), in any order
     holidays : events by slot, past and future; see `calendar.event_flags`
+    related : what else was observed of the same subjects, application use for example
 
     Returns shape (n_series, horizon, n_levels), in the unit of the history: non-decreasing in
     level, never below zero for a series that never was. A series without a single observation is
@@ -93,7 +96,13 @@ def forecast_fleet(
     Raises InvalidHistory for arguments that make no sense, naming the first offender.
     """
     return forecast_in_detail(
-        history, start=start, step=step, horizon=horizon, levels=levels, holidays=holidays
+        history,
+        start=start,
+        step=step,
+        horizon=horizon,
+        levels=levels,
+        holidays=holidays,
+        related=related,
     ).quantiles
 
 
@@ -105,6 +114,7 @@ def forecast_in_detail(
     horizon: int,
     levels: Sequence[float],
     holidays: Holidays | None = None,
+    related: Related | None = None,
 ) -> FleetForecast:
     """As `forecast_fleet`, with what each engine had to do with it."""
     values = _checked_history(history)
@@ -115,6 +125,15 @@ def forecast_in_detail(
             f"holidays cover {holidays.flags.shape[1]} slots, history and horizon have "
             f"{values.shape[1]} + {horizon}"
         )
+    if related and related.values.shape[1] != values.shape[1]:
+        raise InvalidHistory(
+            f"related observations cover {related.values.shape[1]} slots, the history has"
+            f" {values.shape[1]}"
+        )
+    if related and related.subject.shape != (len(values),):
+        raise InvalidHistory(
+            f"related observations are of {len(related.subject)} series, there are {len(values)}"
+        )
     # The median is always among them: the spread is measured from it.
     rising = np.unique(np.append(level, 0.5))
     result = np.full((len(values), horizon, len(level)), np.nan)
@@ -123,7 +142,8 @@ def forecast_in_detail(
     if len(known) and horizon and len(level):
         scale = _power_of_two(values[known])
         some = holidays.take(known) if holidays else None
-        made = _forecast_known(values[known] / scale, timeline, rising, some)
+        beside = related.take(known) if related else None
+        made = _forecast_known(values[known] / scale, timeline, rising, some, beside)
         result[known] = made.quantiles[:, :, np.searchsorted(rising, level)] * scale[:, :, None]
         weights[known], losses[known] = made.weights, made.losses
     return FleetForecast(result, MEMBERS, weights, losses)
@@ -156,12 +176,16 @@ def _power_of_two(values: FloatArray) -> FloatArray:
 
 
 def _forecast_known(
-    values: FloatArray, timeline: Timeline, levels: FloatArray, holidays: Holidays | None
+    values: FloatArray,
+    timeline: Timeline,
+    levels: FloatArray,
+    holidays: Holidays | None,
+    related: Related | None,
 ) -> FleetForecast:
     """As `forecast_in_detail`, for series with at least one observation and rising levels."""
     clock = _clock(timeline, holidays, len(values))
-    pooled = fit_pooled(values, clock=clock)
-    engines = _Engines(timeline, clock, holidays, pooled)
+    pooled = fit_pooled(values, clock=clock, related=related)
+    engines = _Engines(timeline, clock, holidays, related, pooled)
     trial = _Trial.of(timeline, learned_to=pooled.holdout_from if pooled else 0)
     actual = _observed_at(values, trial)
     pieces = _pieces(len(values))
@@ -326,6 +350,7 @@ class _Engines:
     timeline: Timeline
     clock: Clock
     holidays: Holidays | None
+    related: Related | None
     pooled: PooledModel | None
 
     def say(
@@ -341,7 +366,10 @@ class _Engines:
         said = np.full((len(MEMBERS), *shape), np.nan)
         said[PROPHET] = _prophet(values, self.timeline, holidays, trial, levels)
         if self.pooled:
-            said[POOLED] = self.pooled.quantiles(values, clock=clock, levels=levels, **asked)
+            beside = self.related.take(some) if self.related else None
+            said[POOLED] = self.pooled.quantiles(
+                values, clock=clock, levels=levels, related=beside, **asked
+            )
         for each in np.unique(clock.calendar):
             same = np.flatnonzero(clock.calendar == each)
             for number, habit in enumerate(HABITS, start=FIRST_HABIT):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.related import Related
 from forecasting.core.seasonal import SUNDAY
 from forecasting.core.threads import N_THREADS
 from forecasting.core.timeline import DAY_S, Timeline
@@ -47,6 +48,7 @@ RECENT_H = (
     (1, 0), (2, 1), (3, 0), (6, 0), (12, 0), (24, 0), (48, 24), (72, 0), (168, 0),
 )  # fmt: skip
 SPREAD_DAYS = (1, 7, 28)
+RELATED_H = (3, 24, 168)
 CLOCK_LAGS = (1, 2, 3, 4, 5, 6)
 SAME_DAYS = 4
 SATURDAY = 5
@@ -89,17 +91,19 @@ class PooledModel:
         days_back: Sequence[int],
         leads: IntArray,
         levels: FloatArray,
+        related: Related | None = None,
     ) -> FloatArray:
         """Quantiles as they would have been said at origins whole days before the end.
 
         history : shape (n_series, n_slots), NaN where missing
         leads : slots ahead of the origin, from 1; levels : in (0, 1)
+        related : of the same series; the kinds it was fitted with
 
         Returns shape (n_series, n_origins, n_leads, n_levels), non-decreasing in level; NaN at an
         origin before which a series was not observed.
         """
         lowest = _lowest(history)
-        rows, scale = _features(history - lowest, clock, days_back, leads)
+        rows, scale = _features(history - lowest, clock, days_back, leads, related)
         flat = rows.reshape(-1, rows.shape[-1])
         learned = np.stack([b.predict(flat, num_threads=1) for b in self.boosters], axis=-1)
         learned = np.sort(learned.reshape(*rows.shape[:-1], len(LEVELS)), axis=-1)
@@ -108,7 +112,9 @@ class PooledModel:
         return result
 
 
-def fit_pooled(history: FloatArray, *, clock: Clock) -> PooledModel | None:
+def fit_pooled(
+    history: FloatArray, *, clock: Clock, related: Related | None = None
+) -> PooledModel | None:
     """Learn from all series, each at origins on as many past days as there are.
 
     history : shape (n_series, n_slots), NaN where missing, every series observed at least once
@@ -131,7 +137,8 @@ def fit_pooled(history: FloatArray, *, clock: Clock) -> PooledModel | None:
     holdout_from = timeline.n_slots - holdout * per_day
 
     lowest = _lowest(history[some])
-    rows, scale = _features(history[some] - lowest, clock.take(some), days_back, leads)
+    beside = related.take(some) if related else None
+    rows, scale = _features(history[some] - lowest, clock.take(some), days_back, leads, beside)
     slot = _slots(timeline.n_slots, per_day, days_back, leads)
     seen = slot < holdout_from
     happened = (
@@ -222,7 +229,11 @@ def _slots(n_slots: int, per_day: int, days_back: Sequence[int], leads: IntArray
 
 
 def _features(
-    history: FloatArray, clock: Clock, days_back: Sequence[int], leads: IntArray
+    history: FloatArray,
+    clock: Clock,
+    days_back: Sequence[int],
+    leads: IntArray,
+    related: Related | None,
 ) -> tuple[np.ndarray, FloatArray]:
     """What was known at each origin about each lead, in units of the series' own mean.
 
@@ -274,10 +285,31 @@ def _features(
     sized = [np.broadcast_to(each[:, :, None], shape) for each in by_origin] + by_lead
     columns = [each / unit[:, :, None] for each in sized] + own
     columns += [np.broadcast_to(each, shape) for each in of_clock]
+    if related:
+        columns += _of_related(related, at_clock, origin, hour)
     rows = np.empty((*shape, len(columns)), dtype=np.float32)
     for i, each in enumerate(columns):
         rows[..., i] = each
     return rows, unit
+
+
+def _of_related(
+    related: Related, at_clock: IntArray, origin: IntArray, hour: int
+) -> list[FloatArray]:
+    """How much of each kind there was lately and at the same clock time, of its own mean."""
+    columns = []
+    for kind in range(related.n_kinds):
+        history = related.values[related.subject, :, kind].astype(np.float64)
+        history[related.subject < 0] = np.nan
+        sums = _RunningSums.of(history)
+        unit = sums.mean(origin, SCALE_DAYS * 24 * hour, 0)[:, :, None]
+        unit = np.where(unit > 0, unit, 1.0)
+        shape = (len(history), *at_clock.shape[:2])
+        recent = [sums.mean(origin, h * hour, 0)[:, :, None] for h in RELATED_H]
+        at_same_clock = _known(history, at_clock[:, :, [0, 6]], origin)
+        beside = [*recent, at_same_clock[..., 0], at_same_clock[..., 1]]
+        columns += [np.broadcast_to(each / unit, shape) for each in beside]
+    return columns
 
 
 @dataclass(frozen=True)

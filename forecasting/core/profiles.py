@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 
 from forecasting.core.activity import forecast_activity
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
-from forecasting.core.fleet import ENGINE_NAME, forecast_fleet
+from forecasting.core.fleet import ENGINE_NAME, FleetForecast, forecast_in_detail
 from forecasting.core.location import LocationModel
+from forecasting.core.related import Related
 from forecasting.errors import InvalidHistory
 
 RESOURCES = ("cpu_cores", "memory_bytes", "network_bytes_per_s", "storage_bytes_per_s")
@@ -22,8 +24,22 @@ HOUR = timedelta(hours=1)
 # Less than this is not a habit yet: a newcomer's first week is forecast from their pool.
 LEAST_SPAN_HOURS, LEAST_SEEN_HOURS = 7 * 24, 20
 POOL_ENGINE = "pool"
+# After so many hours observed, a newcomer's own size counts as much as their pool's.
+OWN_SIZE_HOURS = 8.0
+MOST_LENDERS = 100
 # A place less likely than this all week is counted as elsewhere.
 LEAST_PLACE_PROBABILITY = 5e-4
+
+
+class EngineShare(NamedTuple):
+    """What an engine had to do with a forecast.
+
+    weight : part of the mean it took, in [0, 1]
+    loss : pinball loss at past origins, as a ratio to repeating the day before; NaN if unknown
+    """
+
+    weight: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class ResourceDemandProfile:
     engine : what made the demand quantiles
     enough_history : whether they are the subject's own, and not its pool's
     history_hours : hours observed
+    engines : resource to engine to its share; empty where the pool's profile was taken
     """
 
     starts_at: datetime
@@ -53,6 +70,7 @@ class ResourceDemandProfile:
     engine: str
     enough_history: bool
     history_hours: int
+    engines: Mapping[str, Mapping[str, EngineShare]] = field(default_factory=dict)
 
 
 def build_profiles(
@@ -64,6 +82,8 @@ def build_profiles(
     holidays: Holidays | None = None,
     locations: LocationModel | None = None,
     people: Sequence[Hashable | None] | None = None,
+    related: FloatArray | None = None,
+    absent: BoolArray | None = None,
     levels: Sequence[float] = LEVELS,
     horizon: int = HORIZON_HOURS,
 ) -> list[ResourceDemandProfile]:
@@ -77,6 +97,8 @@ def build_profiles(
     holidays : see `calendar.event_flags`, one calendar index per subject
     locations, people : where people will be, and the label of each subject in that model (None
         for a subject that is not a person)
+    related : shape (n_subjects, n_hours, n_kinds), what else was observed: application use
+    absent : shape (n_subjects, n_hours + horizon), hours of announced leave
 
     Returns one profile per subject, in order.
     """
@@ -89,24 +111,25 @@ def build_profiles(
     seen_hours = seen.sum(axis=2).max(axis=0)
     enough = np.any([_has_enough(each) for each in seen], axis=0)
     # All resources at once: what a call costs whatever its size is paid once, not four times.
-    together = forecast_fleet(
+    subject = np.tile(np.arange(n_subjects), len(RESOURCES))
+    made = forecast_in_detail(
         history.reshape(-1, n_hours),
         start=start,
         step=HOUR,
         horizon=horizon,
         levels=levels,
-        holidays=holidays.take(np.tile(np.arange(n_subjects), len(RESOURCES)))
-        if holidays
-        else None,
-    ).reshape(len(RESOURCES), n_subjects, horizon, len(levels))
-    forecasts = dict(zip(RESOURCES, together, strict=True))
+        holidays=holidays.take(subject) if holidays else None,
+        related=Related(related, subject) if related is not None else None,
+    )
+    together = made.quantiles.reshape(len(RESOURCES), n_subjects, horizon, len(levels))
     pool_number = np.unique([str(each) for each in pool], return_inverse=True)[1]
     quantiles = {
-        name: _lend_from_pool(forecast, enough, pool_number, levels)
-        for name, forecast in forecasts.items()
+        name: _lend_from_pool(forecast, past, enough, pool_number, levels)
+        for name, forecast, past in zip(RESOURCES, together, history, strict=True)
     }
+    shares = _engine_shares(made, n_subjects)
     people = people or [None] * n_subjects
-    p_active = _p_active(active_ratio, people, start, horizon, holidays)
+    p_active = _p_active(active_ratio, people, start, horizon, holidays, absent)
     where = _where(locations, people, starts_at, horizon)
     return [
         ResourceDemandProfile(
@@ -122,6 +145,7 @@ def build_profiles(
             engine=ENGINE_NAME if enough[i] else POOL_ENGINE,
             enough_history=bool(enough[i]),
             history_hours=int(seen_hours[i]),
+            engines=shares[i] if enough[i] else {},
         )
         for i in range(n_subjects)
     ]
@@ -164,17 +188,56 @@ def _has_enough(seen: BoolArray) -> BoolArray:
     return np.asarray(long_enough)
 
 
+def _engine_shares(made: FleetForecast, n_subjects: int) -> list[dict[str, dict[str, EngineShare]]]:
+    """Of each subject: resource to engine to its share; a series never observed has none."""
+    shape = (len(RESOURCES), n_subjects, len(made.engines))
+    weights, losses = (each.reshape(shape).tolist() for each in (made.weights, made.losses))
+    known = np.isfinite(made.weights.sum(axis=1)).reshape(shape[:2])
+    return [
+        {
+            name: {
+                engine: EngineShare(*share)
+                for engine, *share in zip(made.engines, weights[r][i], losses[r][i], strict=True)
+                if share[0] > 0
+            }
+            for r, name in enumerate(RESOURCES)
+            if known[r, i]
+        }
+        for i in range(n_subjects)
+    ]
+
+
 def _lend_from_pool(
-    forecast: FloatArray, enough: BoolArray, pool: IntArray, levels: Sequence[float]
+    forecast: FloatArray,
+    history: FloatArray,
+    enough: BoolArray,
+    pool: IntArray,
+    levels: Sequence[float],
 ) -> FloatArray:
-    """Give those with too little history the spread of their pool, else of the whole fleet."""
+    """Give those with too little history the spread of their pool, else of the whole fleet.
+
+    The few hours a newcomer was observed say how large they are: the more there are, the more
+    everybody's forecast is scaled to that size before it is lent.
+    """
     result = forecast.copy()
+    seen = np.isfinite(history).sum(axis=1)
+    size = np.where(np.isfinite(history), history, 0.0).sum(axis=1) / np.maximum(seen, 1)
     for each in np.unique(pool[~enough]):
-        lenders = enough & (pool == each)
-        if not lenders.any():
-            lenders = enough
-        if lenders.any():
-            result[~enough & (pool == each)] = _mixture(forecast[lenders], levels)
+        lenders = np.flatnonzero(enough & (pool == each))
+        lenders = lenders if len(lenders) else np.flatnonzero(enough)
+        if not len(lenders):
+            continue
+        lenders = lenders[np.argsort(size[lenders], kind="stable")]
+        evenly = np.linspace(0, len(lenders) - 1, min(len(lenders), MOST_LENDERS))
+        lenders = lenders[evenly.round().astype(np.int64)]
+        newcomers = np.flatnonzero(~enough & (pool == each))
+        hours = np.where(size[newcomers] > 0, seen[newcomers], 0)
+        for count in np.unique(hours):
+            own = count / (count + OWN_SIZE_HOURS)
+            of_lenders = np.where(size[lenders] > 0, size[lenders], 1.0) ** own
+            lent = _mixture(forecast[lenders] / of_lenders[:, None, None], levels)
+            some = newcomers[hours == count]
+            result[some] = lent * (size[some] ** own)[:, None, None]
     return result
 
 
@@ -206,11 +269,14 @@ def _p_active(
     start: datetime,
     horizon: int,
     holidays: Holidays | None,
+    absent: BoolArray | None,
 ) -> list[FloatArray | None]:
     """Probability of a session of each subject; None for machines whose sessions nobody sees."""
     if active_ratio is None or not np.isfinite(active_ratio).any():
         return [None] * len(people)
-    probability = forecast_activity(active_ratio, start=start, horizon=horizon, holidays=holidays)
+    probability = forecast_activity(
+        active_ratio, start=start, horizon=horizon, holidays=holidays, absent=absent
+    )
     seen = np.any(np.isfinite(active_ratio), axis=1).tolist()
     return [
         probability[i] if seen[i] or person is not None else None for i, person in enumerate(people)

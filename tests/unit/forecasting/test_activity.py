@@ -102,3 +102,25 @@ def test_short_histories_are_enough_for_an_answer():
 def test_wrong_shapes_are_refused():
     with pytest.raises(InvalidHistory, match="expected"):
         forecast_activity(np.ones(5), start=START)
+
+
+def test_leave_keeps_people_away_and_says_nothing_of_their_habits():
+    history = workers(60, 42)
+    absent = np.zeros((60, 42 * 24 + 168), dtype=bool)
+    absent[:20, -168:] = True  # leave ahead
+    absent[20:40, 28 * 24 : 42 * 24] = True  # leave that is over
+    history[20:40, 28 * 24 : 42 * 24] = 0.0
+    chance = forecast_activity(history, start=START, absent=absent).reshape(60, 7, 24)
+    office = chance[:, :5, 9:17].mean(axis=(1, 2))
+    assert office[:20].max() < 0.2
+    assert office[20:40].min() > 0.6
+    assert office[40:].min() > 0.7
+
+
+def test_how_many_work_in_their_leave_is_learned():
+    history = workers(60, 42)
+    absent = np.zeros((60, 42 * 24 + 168), dtype=bool)
+    absent[:40, 28 * 24 : 35 * 24] = True  # and they worked as ever
+    absent[:40, -168:] = True
+    chance = forecast_activity(history, start=START, absent=absent).reshape(60, 7, 24)
+    assert chance[:40, :5, 9:17].mean() > 0.7

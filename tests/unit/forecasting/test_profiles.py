@@ -143,3 +143,29 @@ def test_arrays_that_do_not_fit_are_named():
     del demand["memory_bytes"]
     with pytest.raises(InvalidHistory, match="lacks memory_bytes"):
         build_profiles(demand, active_ratio=active, start=START, pool=["a", "a"])
+
+
+def test_a_newcomers_few_hours_say_how_large_they_are():
+    demand, active = fleet(12)
+    known = np.flatnonzero(active[0] > 0)[-12:]
+    for name in RESOURCES:
+        few = np.full(len(HOUR), np.nan)
+        few[known] = demand[name][0, known] * 5.0
+        demand[name] = np.vstack([demand[name], few, np.full(len(HOUR), np.nan)])
+    active = np.vstack([active, np.where(np.isfinite(few), 0.8, 0.0), np.zeros(len(HOUR))])
+    profiles = build_profiles(demand, active_ratio=active, start=START, pool=["a"] * 14)
+    large, unknown = profiles[12], profiles[13]
+    usual = profiles[0].cpu_cores[:, 3].mean()
+    assert not large.enough_history and not unknown.enough_history
+    assert large.engines == {} and set(profiles[0].engines) == set(RESOURCES)
+    assert 2.0 * usual < large.cpu_cores[:, 3].mean() < 5.0 * usual
+    assert unknown.cpu_cores[:, 3].mean() == pytest.approx(usual, rel=0.2)
+
+
+def test_engines_share_what_they_say():
+    demand, active = fleet(6)
+    profile = build_profiles(demand, active_ratio=active, start=START, pool=["a"] * 6)[0]
+    for name in RESOURCES:
+        shares = profile.engines[name]
+        assert sum(share.weight for share in shares.values()) == pytest.approx(1.0)
+        assert all(share.loss > 0 for share in shares.values() if share.loss == share.loss)
