@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -15,11 +14,11 @@ from desktops.models import Activity, DesktopUser, Pool
 from forecasting.errors import EngineUnavailable, InvalidHistory
 from forecasting.models import BacktestExample, BacktestRun
 from forecasting.services.backtests import KEPT_RUNS, run_backtest
+from tests.support.history import write_history
 from tests.support.rows import Rows, make_rows
 
 pytestmark = pytest.mark.django_db
 
-DAYS = 45
 ENGINES = ["seasonal", "seasonal_naive"]
 
 
@@ -30,28 +29,6 @@ def rows() -> Rows:
     rows.add_people(3)
     write_history(rows)
     return rows
-
-
-def write_history(rows: Rows) -> None:
-    Activity.objects.filter(dataset=rows.dataset).delete()
-    as_of = rows.dataset.clock(wall=timezone.now())
-    random = np.random.default_rng(0)
-    Activity.objects.bulk_create(
-        Activity(
-            dataset=rows.dataset,
-            desktop_user=person,
-            desktop=person.desktop,
-            hour=hour,
-            active_ratio=1.0,
-            cpu_cores=random.gamma(9, 1 / 9),
-            memory_bytes=3e9 * random.gamma(50, 1 / 50),
-            network_bytes_per_s=1e5 * random.gamma(2, 1 / 2),
-            storage_bytes_per_s=1e5 * random.gamma(2, 1 / 2),
-        )
-        for person in DesktopUser.objects.filter(dataset=rows.dataset).order_by("pk")
-        for hour in (as_of - timedelta(hours=h) for h in range(1, DAYS * 24))
-        if 8 <= hour.hour < 17
-    )
 
 
 def backtest(rows: Rows, engines: list[str] = ENGINES, **options) -> BacktestRun:
