@@ -2,7 +2,11 @@
 """The command line of Foredesk."""
 
 import os
+import secrets
 import sys
+
+# They read files alone, and run where nothing is set up.
+WITHOUT_SERVERS = ("evaluate_demand",)
 
 
 def main() -> None:
@@ -12,6 +16,12 @@ def main() -> None:
         from webapp.demo import main as run_demo
 
         sys.exit(run_demo(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in WITHOUT_SERVERS:
+        os.environ.update(
+            DATABASE_URL="postgresql://nobody@127.0.0.1:1/none",
+            REDIS_URL="redis://127.0.0.1:1/0",
+            SECRET_KEY=secrets.token_urlsafe(64),
+        )
     from django.core.management import execute_from_command_line
 
     from webapp.env import InvalidSetting

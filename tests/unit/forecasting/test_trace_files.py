@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from forecasting.errors import InvalidTrace
 from forecasting.traces import read_trace
 
 HEADER = ";\t".join(f"column {number}" for number in range(11))
+REPOSITORY = Path(__file__).resolve().parents[3]
 FIRST = int(datetime(2013, 7, 1, 5, tzinfo=UTC).timestamp())
 
 
@@ -83,3 +87,18 @@ def test_engines_are_scored_from_the_command_line(tmp_path, capsys):
         call_command("evaluate_demand", data=tmp_path / "absent")
     with pytest.raises(CommandError, match="from 1 on is wanted, not '0'"):
         call_command("evaluate_demand", f"--data={tmp_path}", "--machines=0")
+
+
+def test_the_evaluation_needs_no_server_and_no_settings(tmp_path):
+    write_server(tmp_path, 1, 30 * 24)
+    command = [sys.executable, "manage.py", "evaluate_demand", f"--data={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--engine=seasonal_naive", "--json"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "FOREDESK_DATA": str(tmp_path / "absent")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["figures"]["wql_seasonal_naive_asd"] == 1.0
+    assert "seasonal_naive" in done.stderr, "progress is shown while it runs"
