@@ -6,7 +6,10 @@ ForecastingError
 ├── InvalidTrace        a folder of recorded series that cannot be read
 ├── InvalidCheckpoint   a file that holds no trained network of this engine and version
 ├── TrainingSuperseded  another training of the same engine began meanwhile
-└── EngineUnavailable   an engine nobody knows, or whose packages are not installed
+├── EngineUnavailable   an engine nobody knows, or whose packages are not installed
+├── ForecastFailed      a generation ended without being shown; asking for another may help
+├── GenerationEnded     somebody else ended the generation while a part of it was made
+└── NothingToExport     no profile, or no such format
 """
 
 from __future__ import annotations
@@ -46,3 +49,7 @@ class ForecastFailed(ForecastingError):
 
 class GenerationEnded(ForecastingError):
     """The generation was ended meanwhile; nothing was written, and nothing is left to do."""
+
+
+class NothingToExport(ForecastingError, LookupError):
+    """There is no profile to export, or no such format; the message says which."""

@@ -14,6 +14,7 @@ from desktops.api.serializers import (
 )
 from forecasting.fields import shortened
 from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.services.exporting import FORMS
 
 
 @extend_schema_field({"type": "array", "items": {"type": "number"}, "nullable": True})
@@ -124,3 +125,17 @@ class ProfileSerializer(BriefProfileSerializer):
             "p_active",
             "location",
         )
+
+
+class ExportSerializer(serializers.Serializer):
+    """What to export, and as what."""
+
+    dataset = serializers.SlugField()
+    places = serializers.BooleanField(
+        default=False, help_text="Where people are expected, too; noted as a look at each of them."
+    )
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        """`as` is no name that Python takes."""
+        form = serializers.ChoiceField(sorted(FORMS), default="csv")
+        return {**super().get_fields(), "as": form}

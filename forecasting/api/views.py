@@ -3,16 +3,26 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
 
 from desktops.api.filters import NUMBER, TEXT, choice
 from desktops.api.views import ReadOnlyViewSet
 from desktops.models import Look
+from desktops.selectors import datasets_for
 from desktops.services.looks import note_looks
 from forecasting import selectors
 from forecasting.api import serializers
+from forecasting.api.streaming import streamed
+from forecasting.errors import NothingToExport
 from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.services.exporting import CONTENT_TYPES, export_profiles
 
 ARRAYS = (
     "levels",
@@ -50,6 +60,39 @@ class ProfileViewSet(ReadOnlyViewSet):
         "person": ("desktop_user", NUMBER),
         "desktop": ("desktop", NUMBER),
     }
+
+    @extend_schema(
+        operation_id="profiles_export",
+        parameters=[serializers.ExportSerializer],
+        responses={(200, kind): bytes for kind in CONTENT_TYPES.values()},
+    )
+    @action(detail=False, url_path="export", filter_backends=(), pagination_class=None)
+    def export(self, request: Request) -> StreamingHttpResponse:
+        """The current forecast of one data set as a file: csv, json or parquet."""
+        asked = serializers.ExportSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        form = asked.validated_data["as"]
+        dataset = get_object_or_404(
+            datasets_for(request.user), name=asked.validated_data["dataset"]
+        )
+        generation = selectors.latest_generation(dataset)
+        if generation is None:
+            raise NotFound(f"{dataset} has no complete forecast.")
+        try:
+            pieces = export_profiles(
+                selectors.profiles_for(request.user),
+                generation=generation,
+                form=form,
+                with_places=asked.validated_data["places"],
+                viewer=request.user.get_username(),
+                at=timezone.now(),
+            )
+        except NothingToExport as error:
+            raise NotFound(str(error)) from error
+        response = streamed(request, pieces, content_type=CONTENT_TYPES[form])
+        name = f"{dataset.name}-{generation.as_of:%Y%m%dT%H%MZ}.{form}"
+        response["Content-Disposition"] = f'attachment; filename="{name}"'
+        return response
 
     def get_serializer_class(self) -> type[BaseSerializer]:
         if self.action == "list":
