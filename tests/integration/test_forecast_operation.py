@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
 
-from desktops.models import Activity, Dataset, DesktopUser, Event, Pool, Site
+from desktops.models import Activity, Dataset, Desktop, DesktopUser, Event, Pool, Site
+from desktops.sources import bitbrains
+from desktops.sources.options import ReadOptions
+from desktops.sources.samples import Rejections
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
 from forecasting.errors import ForecastFailed
-from forecasting.history import Crowd, Subject, crowds_of
+from forecasting.history import Crowd, Subject, crowds_of, read_history
 from forecasting.models import ForecastScore, Generation, ResourceDemandProfile
 from forecasting.selectors import health_for, latest_generation
 from forecasting.services import scheduling
@@ -425,3 +430,57 @@ def test_only_members_of_a_pool_see_how_its_forecasts_do(pool: Pool) -> None:
     (health,) = health_for(member)
     assert (health.week.loss_ratio, health.week.coverage[0.8]) == (0.5, 0.8)
     assert health_for(stranger) == []
+
+
+# ---- one person, one series
+
+
+def test_a_resize_a_move_and_a_new_desktop_leave_a_person_the_same_series(pool: Pool) -> None:
+    """Half of two cores and a quarter of four are one core, at this desktop or the next."""
+    (person,) = add_people(pool, 1)
+    old = Desktop.objects.create(
+        dataset=pool.dataset, pool=pool, key="old", label="old", desktop_user=person
+    )
+    hours = [NIGHT - n * HOUR for n in range(6, 0, -1)]
+    samples = (
+        # time;cores;capacity;used MHz;used %;memory capacity KB;used KB;read;written;in;out KB/s
+        *(f"{int(h.timestamp())};2;5200;2600;50;8388608;4194304;1;1;1;1\n" for h in hours[:3]),
+        *(f"{int(h.timestamp())};4;10400;2600;25;16777216;4194304;1;1;1;1\n" for h in hours[3:]),
+    )
+    use = machine_hours(samples)
+    for hour, cores, memory in zip(hours[:4], *(column[:4] for column in use), strict=True):
+        at_work(person, old, hour, cpu_cores=cores, memory_bytes=memory)
+    Desktop.objects.filter(pk=old.pk).update(desktop_user=None)
+    new = Desktop.objects.create(
+        dataset=pool.dataset, pool=pool, key="new", label="new", desktop_user=person
+    )
+    for hour, cores, memory in zip(hours[4:], *(column[4:] for column in use), strict=True):
+        at_work(person, new, hour, cpu_cores=cores, memory_bytes=memory)
+    history = read_history(pool.dataset, until=NIGHT, days=1)
+    assert [(s.desktop_user_id, s.desktop_id) for s in history.subjects] == [
+        (None, old.pk),
+        (person.pk, new.pk),
+    ]
+    assert history.demand["cpu_cores"][1, -6:].tolist() == [1.0] * 6
+    assert history.demand["memory_bytes"][1, -6:].tolist() == [4 * 2**30] * 6
+
+
+def machine_hours(lines: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Cores and bytes of lines of a recording that has shares and capacities, too."""
+    header = "Timestamp [ms];" + ";".join(f"column {n}" for n in range(10)) + "\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "1.csv"
+        path.write_text(header + "".join(lines))
+        (samples,) = bitbrains.read(path, ReadOptions(), Rejections(), lambda n: None)
+    return tuple(samples.measures[name].tolist() for name in ("cpu_cores", "memory_bytes"))
+
+
+def at_work(person: DesktopUser, desktop: Desktop, hour: datetime, **used: float) -> None:
+    Activity.objects.create(
+        dataset=person.dataset,
+        desktop_user=person,
+        desktop=desktop,
+        hour=hour,
+        active_ratio=1,
+        **used,
+    )

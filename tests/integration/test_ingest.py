@@ -657,7 +657,7 @@ def history_rows(pool: Pool, paris: Site) -> Iterator[tuple[Desktop, Desktop]]:
             Activity(dataset=pool.dataset, desktop_user=anna.desktop_user,
                      hour=end - HOUR, memory_bytes=4e9),
             Activity(dataset=pool.dataset, desktop=machine, hour=end - 24 * HOUR, cpu_cores=2),
-            # Out of the window, and somebody at another's desktop.
+            # Out of the window, and somebody at another desktop than theirs.
             Activity(dataset=pool.dataset, desktop=machine, hour=end - 25 * HOUR, cpu_cores=9),
             Activity(dataset=pool.dataset, desktop_user=anna.desktop_user, desktop=machine,
                      hour=end - 3 * HOUR, cpu_cores=7),
@@ -675,9 +675,8 @@ def test_history_is_read_by_subject_and_hour(
     row_of = {(s.desktop_user_id, s.desktop_id): row for row, s in enumerate(history.subjects)}
     cpu, memory = history.demand["cpu_cores"], history.demand["memory_bytes"]
     own = row_of[anna.desktop_user_id, anna.pk]
-    assert cpu.shape == (3, 24)
-    assert (cpu[own, 22], memory[own, 23]) == (1.5, 4e9)
+    assert cpu.shape == (2, 24)
+    assert (cpu[own, 21], cpu[own, 22], memory[own, 23]) == (7, 1.5, 4e9)
     assert history.sites[history.site[own, 22]] == "paris"
     assert cpu[row_of[None, machine.pk], 0] == 2
-    assert cpu[row_of[anna.desktop_user_id, machine.pk], 21] == 7
     assert np.isfinite(cpu).sum() == 3
