@@ -125,7 +125,8 @@ def _apply(trained: Trained, past: Observed, horizon: int) -> FloatArray:
         batch = windows.cut(series, torch.full_like(series, windows.n_slots), torch.arange(horizon))
         squeezed = trained.network.to(device())(batch.to(device())).cpu().double()
         values = torch.sinh(squeezed.clamp(-FARTHEST, FARTHEST)) * batch.scale[:, None, None]
-    quantiles: FloatArray = values.numpy()
+    # They rise but for rounding.
+    quantiles: FloatArray = np.maximum.accumulate(values.numpy(), axis=-1)
     return quantiles
 
 
@@ -134,5 +135,5 @@ def _at_levels(quantiles: FloatArray, levels: Sequence[float]) -> FloatArray:
     below = np.floor(position).astype(np.int64)
     above = np.minimum(below + 1, len(LEVELS) - 1)
     low, high = quantiles[..., below], quantiles[..., above]
-    between: FloatArray = low + (position - below) * (high - low)
+    between: FloatArray = np.minimum(low + (position - below) * (high - low), high)
     return between

@@ -48,6 +48,7 @@ class QuantileHead(nn.Module):
         raw = self.steps(hidden)
         median = (weights * batch.lags).sum(-1, keepdim=True) + raw[..., MEDIAN, None] * unit
         steps = functional.softplus(raw + FIRST_STEP) * unit
-        down = steps[..., :MEDIAN].flip(-1).cumsum(-1).flip(-1)
-        up = steps[..., MEDIAN + 1 :].cumsum(-1)
+        # Running sums, as products: on a GPU cumsum is not the same twice.
+        sums = torch.ones(MEDIAN, MEDIAN, device=raw.device).triu()
+        down, up = steps[..., :MEDIAN] @ sums.T, steps[..., MEDIAN + 1 :] @ sums
         return torch.cat([median - down, median, median + up], -1)

@@ -18,6 +18,7 @@ from forecasting.errors import InvalidHistory
 
 FIRST_ORIGIN_DAYS = 7  # where there is so much: an origin that knows little teaches little
 LEAST_DAYS = 3
+LEAST_STEPS = 20
 HELD_BACK_WINDOWS = 512
 AVERAGING = 0.98  # of the weights over steps
 LONGEST_GRADIENT = 1.0
@@ -29,7 +30,8 @@ Progress = Callable[[int, int], None]
 class Settings:
     """How a network is trained.
 
-    steps : at most; batch, leads : windows in a step, and how many leads of each
+    steps : at most; passes : nor more of them than see every window so often
+    batch, leads : windows in a step, and how many leads of each
     rate : highest learning rate, reached after a sixth of the steps; decay : of weights
     held_back_days : the newest, which only say when to stop; none of a history so short that it
         would leave less than as much again
@@ -37,6 +39,7 @@ class Settings:
     """
 
     steps: int = 900
+    passes: int = 10
     batch: int = 128
     leads: int = 24
     rate: float = 3e-3
@@ -98,13 +101,13 @@ def fit(
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.rate, weight_decay=settings.decay
         )
+        steps = sample.steps
         rates = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, settings.rate, total_steps=settings.steps, pct_start=1 / 6
+            optimiser, settings.rate, total_steps=steps, pct_start=1 / 6
         )
         held_back = [batch.to(where) for batch in sample.held_back()]
         stop = _EarlyStop(settings.patience)
-        step = 0
-        for step in range(1, settings.steps + 1):
+        for step in range(1, steps + 1):
             batch = sample.draw().to(where)
             optimiser.zero_grad()
             _loss(network(batch), batch).backward()
@@ -112,13 +115,13 @@ def fit(
             optimiser.step()
             rates.step()
             average.update_parameters(network)
-            progress(step, settings.steps)
-            looks = step % settings.check_every == 0 or step == settings.steps
+            progress(step, steps)
+            looks = step % settings.check_every == 0 or step == steps
             if held_back and looks and stop.is_due(average.module, held_back, step):
                 break
         if stop.best is not None:
             return Fit(stop.best, stop.step, stop.loss)
-        return Fit(average.module.eval(), step, None)
+        return Fit(average.module.eval(), steps, None)
 
 
 class _EarlyStop:
@@ -132,9 +135,7 @@ class _EarlyStop:
         self._waited = 0
 
     def is_due(self, network: nn.Module, held_back: Sequence[Batch], step: int) -> bool:
-        network.eval()
-        with torch.no_grad():
-            loss = sum(_loss(network(b), b).item() for b in held_back) / len(held_back)
+        loss = _loss_of(network, held_back)
         if loss < self.loss:
             self.best, self.loss, self.step = deepcopy(network).eval(), loss, step
             self._waited = 0
@@ -162,6 +163,12 @@ class _Sample:
         self._end = n_slots - (held_back if n_slots >= 2 * held_back + per_day else 0)
         self._begin = min(FIRST_ORIGIN_DAYS * per_day, self._end // 2)
 
+    @property
+    def steps(self) -> int:
+        n_windows = int(self._weights.sum()) * (self._end - self._begin)
+        passes = self._settings.passes * n_windows // self._settings.batch
+        return min(self._settings.steps, max(passes, LEAST_STEPS))
+
     def draw(self) -> Batch:
         return self._draw(self._begin, self._end, self._settings.batch)
 
@@ -184,6 +191,12 @@ class _Sample:
         late = origin[:, None] + leads >= end
         batch.target[late | (batch.scale == 0)[:, None]] = torch.nan
         return batch
+
+
+def _loss_of(network: nn.Module, batches: Sequence[Batch]) -> float:
+    network.eval()
+    with torch.no_grad():
+        return sum(_loss(network(batch), batch).item() for batch in batches) / len(batches)
 
 
 def _loss(quantiles: Tensor, batch: Batch) -> Tensor:

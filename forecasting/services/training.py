@@ -167,7 +167,7 @@ def _train(
 
     def tell(done: int, total: int) -> None:
         if (done % STEPS_BETWEEN_WRITES == 0 or done == total) and not running.update(
-            steps_done=done
+            steps_done=done, steps_total=total
         ):
             raise TrainingSuperseded(f"another training of {row.engine} began")
         if progress:

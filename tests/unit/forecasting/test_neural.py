@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,17 +16,21 @@ import pytest
 
 from forecasting.core.calendar import Event, event_flags
 from forecasting.core.engines import Engine, Observed, Trainable
+from forecasting.core.evaluation import answers_of, ask_of, score, spread_origins
 from forecasting.core.naive import seasonal_naive
 from forecasting.core.scores import weighted_quantile_loss
 from forecasting.core.timeline import Timeline
 from forecasting.engines import registry
 from forecasting.errors import InvalidCheckpoint, InvalidHistory
+from forecasting.traces import read_trace
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed: make neural"),
 ]
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+DATASETS = Path(os.environ.get("FOREDESK_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
 MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 LEVELS = [round(0.05 * i, 2) for i in range(1, 20)]
@@ -258,6 +263,28 @@ def test_a_checkpoint_of_another_engine_or_version_or_of_anything_else_is_refuse
         load(kind, Path("three.pt"))
     with pytest.raises(InvalidCheckpoint, match="has not been trained"):
         save(kind(), Path("four.pt"))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NAMES)
+def test_real_machines_are_forecast_better_than_by_yesterday(name):
+    folder = DATASETS / "bitbrains_dev"
+    if not folder.is_dir():
+        pytest.skip(f"data set bitbrains_dev is not in {DATASETS}")
+    trace = read_trace(folder)
+    origins = spread_origins(trace.n_slots, horizon=24, step=HOUR, count=5)
+    questions = ask_of(
+        trace.resources, start=trace.start, step=HOUR, origins=origins, window=1008, horizon=24
+    )
+    past = np.concatenate([each[:, : origins[0]] for each in trace.resources.values()])
+    made = type(registry.load(name))(settings(steps=400, batch=128, check_every=100))
+    made = made.train([Observed(past, trace.start)], step=HOUR, horizon=24)
+    scores = score(questions, answers_of(made, questions, step=HOUR))
+    # Stock Prophet is worse than yesterday here.
+    assert scores.relative_wql < 0.85
+    assert scores.share_beating_seasonal_naive > 0.7
+    for interval, share in scores.coverage.items():
+        assert abs(share - interval) < 0.08, interval
 
 
 def test_neural_engines_can_be_trained_and_others_cannot():
