@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from django.utils import timezone
@@ -78,3 +80,21 @@ def batch_body(
         },
     }
     return gzip.compress(json.dumps(batch).encode(), 6)
+
+
+@contextmanager
+def without_constraints(cursor: Any, table: str) -> Iterator[None]:
+    """Filling millions of rows goes faster when keys are made afterwards, at once."""
+    cursor.execute(
+        "SELECT conname, pg_get_constraintdef(oid), contype = 'f' FROM pg_constraint"
+        " WHERE conrelid = %s::regclass AND contype IN ('f', 'u')",
+        [table],
+    )
+    constraints = cursor.fetchall()
+    for name, _, _ in constraints:
+        cursor.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
+    yield
+    for name, definition, is_reference in constraints:
+        checked = "NOT VALID" if is_reference else ""
+        cursor.execute(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition} {checked}')
+    cursor.execute(f"VACUUM ANALYZE {table}")

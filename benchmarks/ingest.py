@@ -259,12 +259,12 @@ def _fleet() -> Figures:
     from django.db import connection
     from django.utils import timezone
 
-    from benchmarks.fleets import make_fleet
+    from benchmarks.fleets import make_fleet, without_constraints
 
     fleet = make_fleet("fleet", PEOPLE)
     _say(f"writing {WEEKS} weeks of {PEOPLE:,} people ...")
     this_hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-    with connection.cursor() as cursor, _without_constraints(cursor, "desktops_activity"):
+    with connection.cursor() as cursor, without_constraints(cursor, "desktops_activity"):
         # Hour after hour, as roll-ups write them.
         cursor.execute(
             "INSERT INTO desktops_activity (dataset_id, desktop_user_id, desktop_id, hour,"
@@ -280,24 +280,6 @@ def _fleet() -> Figures:
         )
     figures = _roll_up(fleet, this_hour - timedelta(hours=1))
     return figures | _read(fleet.dataset.name)
-
-
-@contextmanager
-def _without_constraints(cursor: Any, table: str) -> Iterator[None]:
-    """Filling millions of rows goes faster when keys are made afterwards, at once."""
-    cursor.execute(
-        "SELECT conname, pg_get_constraintdef(oid), contype = 'f' FROM pg_constraint"
-        " WHERE conrelid = %s::regclass AND contype IN ('f', 'u')",
-        [table],
-    )
-    constraints = cursor.fetchall()
-    for name, _, _ in constraints:
-        cursor.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
-    yield
-    for name, definition, is_reference in constraints:
-        checked = "NOT VALID" if is_reference else ""
-        cursor.execute(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition} {checked}')
-    cursor.execute(f"VACUUM ANALYZE {table}")
 
 
 def _roll_up(fleet, hour: datetime) -> Figures:  # type: ignore[no-untyped-def]
