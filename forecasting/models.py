@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
@@ -56,6 +58,11 @@ class Generation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset_id} at {self.as_of:%Y-%m-%d %H:%M}"
+
+    @property
+    def took(self) -> timedelta | None:
+        """From its start to its end; None while it is made."""
+        return self.finished_at - self.started_at if self.finished_at else None
 
 
 class ForecastChunk(models.Model):

@@ -9,13 +9,13 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-from django.db.models import Max, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery
 
 from desktops.models import Dataset, Desktop, DesktopUser, Pool
 from desktops.selectors import datasets_for, pools_for
 from forecasting.core import profiles as core
 from forecasting.core.arrays import FloatArray
-from forecasting.core.drift import Tally
+from forecasting.core.drift import INTERVALS, Tally
 from forecasting.history import Crowd
 from forecasting.models import (
     BacktestExample,
@@ -42,6 +42,13 @@ def latest_generation(dataset: Dataset) -> Generation | None:
 def newest_attempt(dataset: Dataset) -> Generation | None:
     """The newest forecast of a data set, complete or not."""
     return Generation.objects.filter(dataset=dataset).order_by("-started_at", "-pk").first()
+
+
+def newest_generations(viewer: Viewer, *, most: int = 12) -> list[Generation]:
+    """Of all the data sets the viewer may see, the newest first, with the chunks to be done."""
+    newest = generations_for(viewer).order_by("-started_at", "-pk")
+    waiting = Count("chunks", filter=Q(chunks__done_at=None))
+    return list(newest.annotate(chunks_waiting=waiting, chunks_total=Count("chunks"))[:most])
 
 
 def profiles_for(viewer: Viewer) -> QuerySet[ResourceDemandProfile]:
@@ -87,8 +94,13 @@ class Health:
     week: Tally
     alerts: list[ForecastAlert]
 
+    @property
+    def intervals(self) -> list[tuple[float, float | None]]:
+        """Every interval with the share of hours that lay inside it."""
+        return [(interval, self.week.coverage.get(interval)) for interval in INTERVALS]
 
-def health_for(viewer: Viewer, *, days: int = 7) -> list[Health]:
+
+def health_for(viewer: Viewer, *, days: int) -> list[Health]:
     """By pool and resource, of the pools the viewer may see that were scored."""
     pools = {pool.pk: pool for pool in pools_for(viewer).select_related("dataset")}
     newest = dict(

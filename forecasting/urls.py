@@ -6,6 +6,7 @@ from forecasting import views
 
 urlpatterns = [
     path("accuracy/", views.backtest, name="backtest"),
+    path("accuracy/published/", views.published, name="published_forecasts"),
     path(
         "accuracy/examples/<int:pk>/<slug:resource>.json",
         views.backtest_figure,

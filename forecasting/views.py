@@ -13,7 +13,7 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
 from desktops.models import Look, Site
-from desktops.pages import render_page
+from desktops.pages import live, render_page
 from desktops.selectors import activity_of
 from desktops.services.looks import note_looks
 from forecasting import charts, selectors
@@ -24,6 +24,7 @@ from forecasting.errors import InvalidCalendar
 from forecasting.models import BacktestExample, ResourceDemandProfile
 
 HISTORY = timedelta(days=14)
+SCORED_DAYS = 7
 BEFORE_EXAMPLE = timedelta(days=4)
 
 
@@ -118,6 +119,17 @@ def backtest(request: HttpRequest) -> HttpResponse:
             ],
         }
     return render_page(request, "forecasting/backtest.html", context, section="backtest")
+
+
+@live
+def published(request: HttpRequest) -> HttpResponse:
+    """How forecasts are made, and how those that were shown turned out."""
+    context = {
+        "generations": selectors.newest_generations(request.user),
+        "health": selectors.health_for(request.user, days=SCORED_DAYS),
+        "days": SCORED_DAYS,
+    }
+    return render_page(request, "forecasting/published.html", context, section="backtest")
 
 
 def backtest_figure(request: HttpRequest, pk: int, resource: str) -> JsonResponse:

@@ -105,6 +105,17 @@ def run_forecast(
     generation stays invisible and says why; the one before it goes on being shown.
     """
     generation = begin_forecast(dataset_id=dataset_id, clock=clock)
+    return finish_forecast(generation, clock=clock, progress=progress, sleep=sleep)
+
+
+def finish_forecast(
+    generation: Generation,
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Generation:
+    """Work on a full forecast until it has ended, whoever ends it. Raises ForecastFailed."""
     while generation.state == Generation.State.RUNNING:
         if not work_on(generation, make=make_forecast, clock=clock):
             sleep(OTHERS_WORK_S)  # at the last chunks; should they die, theirs become ours

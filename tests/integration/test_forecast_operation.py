@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from django.contrib.auth.models import Group
+from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 
 from desktops.models import Activity, Dataset, Desktop, DesktopUser, Event, Pool, Site
 from desktops.sources import bitbrains
@@ -24,7 +26,7 @@ from desktops.sources.samples import Rejections
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
 from forecasting.errors import ForecastFailed
 from forecasting.history import Crowd, Subject, crowds_of, read_history
-from forecasting.models import ForecastScore, Generation, ResourceDemandProfile
+from forecasting.models import ForecastAlert, ForecastScore, Generation, ResourceDemandProfile
 from forecasting.selectors import health_for, latest_generation
 from forecasting.services import scheduling
 from forecasting.services.drift import judge, score_days
@@ -256,6 +258,19 @@ def test_who_opts_out_while_the_forecast_is_made_is_not_in_it(pool: Pool) -> Non
     assert [p.desktop_user for p in generation.profiles.all()] == [people[1]]
 
 
+def test_the_command_goes_on_with_what_was_interrupted(pool: Pool, capsys: Any) -> None:
+    add_people(pool, 3)
+    generation = start(pool, as_of=datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+    assert work_on(generation, make=same_for_all(1), clock=lambda: NIGHT)
+    call_command("forecast", "live")
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.COMPLETE
+    assert generation.profiles.filter(engine="test").count() == 2, "what was done stays"
+    assert "3 profiles" in capsys.readouterr().out
+    call_command("forecast", "live", "--join")
+    assert "No forecast of live is in the making" in capsys.readouterr().out
+
+
 def test_a_few_nights_and_refreshes_are_kept(pool: Pool) -> None:
     add_people(pool, 1)
     for night in range(5):
@@ -427,9 +442,25 @@ def test_only_members_of_a_pool_see_how_its_forecasts_do(pool: Pool) -> None:
     for user in (member, stranger):
         user.groups.add(Group.objects.get(name="viewer"))
     pool.members.add(member)
-    (health,) = health_for(member)
+    (health,) = health_for(member, days=7)
     assert (health.week.loss_ratio, health.week.coverage[0.8]) == (0.5, 0.8)
-    assert health_for(stranger) == []
+    assert health_for(stranger, days=7) == []
+    running = start(pool)
+    ForecastAlert.objects.create(
+        pool=pool, resource="cpu_cores", kind="loss", detail="worse than naive", raised_at=NIGHT
+    )
+    page = seen_by(member)
+    assert ">80<" in page.replace(" %", "") and "0.50" in page and "worse than naive" in page
+    assert running.get_kind_display() in page
+    assert "worse than naive" not in seen_by(stranger)
+
+
+def seen_by(user: User) -> str:
+    client = Client()
+    client.force_login(user)
+    answer = client.get("/accuracy/published/")
+    assert answer.status_code == 200
+    return answer.content.decode()
 
 
 # ---- one person, one series
