@@ -18,6 +18,7 @@ from desktops.models import (
     RegionState,
     Source,
 )
+from forecasting.models import BacktestExample, BacktestRun, BacktestScore
 from tests.support.rows import AS_OF, Rows, make_rows
 
 # Address → queries, reviewed like code: of each, four are the session, the account and its role.
@@ -27,6 +28,7 @@ BASELINE = {
     "/desktops/": 9,
     "/plan/": 11,
     "/transitions/": 9,
+    "/accuracy/": 8,
     "/sources/": 10,
     "/sources/quarantine/": 9,
     "/api/v1/datasets/": 6,
@@ -56,6 +58,7 @@ def test_the_number_of_queries_does_not_follow_the_number_of_rows() -> None:
         for desktop in rows.add_people(n):
             rows.add_transition(desktop)
             add_inflow(rows, desktop)
+            add_backtest(rows, desktop)
         assert {address: queries(client, address) for address in BASELINE} == BASELINE, f"{n} rows"
 
 
@@ -85,6 +88,30 @@ def add_inflow(rows: Rows, desktop: Desktop) -> None:
     region = Region.objects.create(cloud="simulated", name=key, label=key)
     used = {f"{name}_used": 1 for name in ("servers", "vcpus", "memory_bytes", "volume_bytes")}
     RegionState.objects.create(region=region, observed_at=AS_OF, **used)
+
+
+def add_backtest(rows: Rows, desktop: Desktop) -> None:
+    """One run for all, with an example and an engine for each desktop."""
+    run, _ = BacktestRun.objects.get_or_create(
+        dataset=rows.dataset,
+        as_of=AS_OF,
+        started_at=AS_OF,
+        finished_at=AS_OF,
+        origins=[AS_OF],
+        horizon_hours=24,
+        history_days=42,
+        subjects=2,
+    )
+    BacktestScore.objects.create(run=run, engine=desktop.key, version="1", wql=0.8)
+    BacktestExample.objects.create(
+        run=run,
+        pool=rows.pool,
+        desktop_user=desktop.desktop_user,
+        desktop=desktop,
+        starts_at=AS_OF,
+        levels=[0.5],
+        quantiles={"cpu_cores": [[1.0]] * 24},
+    )
 
 
 def queries(client: Client, address: str) -> int:
