@@ -68,6 +68,8 @@ class Scores:
         deviation over mean), calmest first
     share_beating_naive : of the series with any loss, those better than the best of the three
         naive methods, which is chosen for each series in hindsight
+    share_beating_usual_naive : those better than the one of the three that loses least on the
+        whole resource, chosen once for all its series
     share_beating_seasonal_naive : those better than yesterday's value
     silent_share : of hours the engine had nothing to say about; the naive forecast was scored
     """
@@ -78,6 +80,7 @@ class Scores:
     coverage: dict[float, float]
     decile_coverage: dict[float, tuple[float, ...]]
     share_beating_naive: float
+    share_beating_usual_naive: float
     share_beating_seasonal_naive: float
     silent_share: float
 
@@ -222,6 +225,7 @@ def score(
     tenths = np.array_split(calmest_first, N_DECILES)
     all_loss = np.concatenate(list(loss.values()))
     all_naive = np.concatenate(list(naive.values()), axis=1)
+    usual = [each[_usual(naive, of[0])] for of, each in naive.items()]
     return Scores(
         wql=wql,
         relative_wql=_geometric_mean(list(wql.values())),
@@ -231,6 +235,7 @@ def score(
             i: tuple(_mean(covered[n][some]) for some in tenths) for n, i in enumerate(INTERVALS)
         },
         share_beating_naive=_share_below(all_loss, all_naive.min(axis=0)),
+        share_beating_usual_naive=_share_below(all_loss, np.concatenate(usual)),
         share_beating_seasonal_naive=_share_below(all_loss, all_naive[0]),
         silent_share=silent / max(asked, 1),
     )
@@ -248,6 +253,13 @@ def _relative(
         )
         for name in resources
     }
+
+
+def _usual(naive: Mapping[Series, FloatArray], resource: str) -> int:
+    """Which naive method loses least on a resource, relative to each series' scale."""
+    losses = np.concatenate([each for (name, _), each in naive.items() if name == resource], axis=1)
+    scale = losses.mean(axis=0)
+    return int(np.argmin((losses[:, scale > 0] / scale[scale > 0]).sum(axis=1)))
 
 
 def _geometric_mean(ratios: Sequence[float]) -> float:

@@ -108,6 +108,7 @@ class Command(BaseCommand):
             f"{name}: WQL {scores.relative_wql:.4f} of seasonal naive ({by_resource});"
             f" per series {scores.scaled_loss:.4f};"
             f" better than the best naive {scores.share_beating_naive:.1%},"
+            f" than the usual naive {scores.share_beating_usual_naive:.1%},"
             f" than yesterday {scores.share_beating_seasonal_naive:.1%};"
             f" silent {scores.silent_share:.2%}; {seconds:.1f} s"
         )
@@ -181,6 +182,7 @@ def _figures(name: str, trace: str, scores: Scores) -> dict[str, float]:
         f"wql_{of}": scores.relative_wql,
         f"scaled_{of}": scores.scaled_loss,
         f"share_beating_naive_{of}": scores.share_beating_naive,
+        f"share_beating_usual_naive_{of}": scores.share_beating_usual_naive,
     }
     for interval, share in scores.coverage.items():
         deciles = scores.decile_coverage[interval]

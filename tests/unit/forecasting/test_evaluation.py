@@ -63,6 +63,19 @@ def test_the_naive_forecast_is_as_good_as_itself():
     assert scores.silent_share == 0.0
 
 
+def test_the_usual_naive_method_is_one_for_all_series_of_a_resource():
+    daily = np.tile(np.random.default_rng(0).uniform(1, 9, (7, 24)), 30 * 24 // 24)
+    level = np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.1, (7, 30)), axis=1))
+    daily = daily * np.repeat(level, 24, axis=1)
+    steps = np.repeat(10.0 * np.arange(1, 31), 24) + np.random.default_rng(2).random((2, 30 * 24))
+    steps = np.roll(steps, -2, axis=1)  # a new level every day, two hours before the origin
+    questions = questions_on(np.concatenate([daily, steps]))
+    nearer = [0.9 * q.naive + 0.1 * q.fold.actual[:, :, None] for q in questions]
+    scores = score(questions, nearer)
+    assert scores.share_beating_usual_naive == scores.share_beating_seasonal_naive == 1.0
+    assert scores.share_beating_naive < 1.0, "steps are better left where they are"
+
+
 def test_knowing_the_future_loses_nothing_and_beats_everybody():
     questions = questions_on(days_of(12, 30))
     told = [np.repeat(q.fold.actual[:, :, None], len(LEVELS), axis=2) for q in questions]
