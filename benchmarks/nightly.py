@@ -37,24 +37,28 @@ SITES = 12
 # Desktops that run day and night and are worked at by day, mostly from home: demand is
 # log-normal about a level of the person, and an hour is like the one before.
 WRITE = """
+WITH clock AS MATERIALIZED (
+    SELECT hour, zone, extract(hour FROM hour AT TIME ZONE zone)::int AS of_day,
+        extract(isodow FROM hour AT TIME ZONE zone) < 6 AS is_weekday
+    FROM generate_series(%s, %s, interval '1 hour') hour, unnest(%s::text[]) zone
+)
 INSERT INTO desktops_activity (dataset_id, desktop_user_id, desktop_id, hour, active_ratio,
     cpu_cores, memory_bytes, network_bytes_per_s, storage_bytes_per_s, site_id)
 SELECT dataset_id, desktop_user_id, id, hour, is_at_work::int,
-    level * (0.05 + is_at_work::int * exp(0.5 * random_normal())),
-    2e9 + 4e9 * level * is_at_work::int * (1 + 0.1 * random_normal()),
-    1e4 + 2e5 * is_at_work::int * exp(random_normal()),
-    CASE WHEN is_at_work OR random() < 0.3 THEN 1e5 * exp(random_normal()) ELSE 0 END,
+    level * (0.05 + is_at_work::int * exp(0.5 * chance)),
+    2e9 + 4e9 * level * is_at_work::int * (1 + 0.1 * chance),
+    1e4 + 2e5 * is_at_work::int * exp(chance),
+    CASE WHEN is_at_work OR chance > 0.5 THEN 1e5 * exp(chance) ELSE 0 END,
     CASE WHEN is_at_work THEN
-        CASE WHEN random() < 0.9 THEN home_site_id ELSE first_site + (random() * 11)::int END
+        CASE WHEN chance < 1.3 THEN home_site_id ELSE first_site + id %% 12 END
     END
 FROM (
     SELECT d.dataset_id, d.desktop_user_id, d.id, hour, p.home_site_id, s.first_site,
-        0.2 + (d.id %% 97) / 60.0 AS level,
-        extract(isodow FROM hour AT TIME ZONE p.time_zone) < 6
-            AND extract(hour FROM hour AT TIME ZONE p.time_zone) BETWEEN 7 + d.id %% 3 AND 16
-            AND random() < 0.93 AS is_at_work
-    FROM generate_series(%s, %s, interval '1 hour') hour,
-        desktops_desktop d JOIN desktops_desktopuser p ON p.id = d.desktop_user_id,
+        0.2 + (d.id %% 97) / 60.0 AS level, random_normal() AS chance,
+        is_weekday AND of_day BETWEEN 7 + d.id %% 3 AND 16 AND random() < 0.93 AS is_at_work
+    FROM clock
+    JOIN desktops_desktopuser p ON p.time_zone = clock.zone
+    JOIN desktops_desktop d ON p.id = d.desktop_user_id,
         (SELECT min(id) AS first_site FROM desktops_site) s
     WHERE d.dataset_id = %s
 ) each
@@ -95,7 +99,12 @@ def _make_fleet(people: int) -> Any:
     with connection.cursor() as cursor, without_constraints(cursor, "desktops_activity"):
         cursor.execute(
             WRITE,
-            [NIGHT - timedelta(weeks=WEEKS), REFRESHED - timedelta(hours=1), fleet.dataset.pk],
+            [
+                NIGHT - timedelta(weeks=WEEKS),
+                REFRESHED - timedelta(hours=1),
+                list(ZONES),
+                fleet.dataset.pk,
+            ],
         )
     return fleet.dataset
 

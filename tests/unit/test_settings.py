@@ -62,6 +62,7 @@ def test_what_has_no_safe_default_refuses_to_start_without(load: Any, name: str)
         ("CSRF_TRUSTED_ORIGINS", "desk.example.org"),
         ("OS_CLIENT_CONFIG_FILE", "/nowhere/clouds.yaml"),
         ("SIMULATOR_URL", "somewhere"),
+        ("FORECAST_HOUR", "24"),
     ],
 )
 def test_a_bad_value_names_its_variable(load: Any, name: str, value: str) -> None:
