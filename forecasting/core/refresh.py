@@ -36,7 +36,7 @@ LEADS_H = np.array([1, 2, 3, 4, 6, 8, 12, 16, 20, 24])
 FORGOTTEN_H = 48.0
 # Cases without persistence that are assumed before any was seen.
 PRIOR_CASES = 50.0
-ROUNDS = 30
+HALVINGS = 20
 
 
 def normal_scores(actual: FloatArray, quantiles: FloatArray, *, levels: FloatArray) -> FloatArray:
@@ -195,13 +195,24 @@ def learn_persistence(lead_h: IntArray, is_same: BoolArray, chance: FloatArray) 
     weights = np.zeros(len(LEADS_H))
     for i, lead in enumerate(LEADS_H):
         here = lead_h == lead
-        same, forecast = is_same[here].astype(np.float64), np.maximum(chance[here], 1e-6)
-        weight = 0.5
-        for _ in range(ROUNDS if here.any() else 0):
-            explained = weight * same / (weight * same + (1 - weight) * forecast)
-            weight = explained.sum() / (len(same) + PRIOR_CASES)
-        weights[i] = weight if here.any() else 0.0
+        if here.any():
+            same, forecast = is_same[here].astype(np.float64), np.maximum(chance[here], 1e-6)
+            weights[i] = _likeliest_weight(same, forecast)
     return Persistence(weights)
+
+
+def _likeliest_weight(same: FloatArray, forecast: FloatArray) -> float:
+    """The root of the log likelihood's slope, which falls: most cases are certain either way and
+    say nothing, so that anything that climbs step by step would stop on the way."""
+    low, high = 0.0, 1.0 - 1e-9
+    for _ in range(HALVINGS):
+        weight = (low + high) / 2
+        slope = ((same - forecast) / (weight * same + (1 - weight) * forecast)).sum()
+        if slope > PRIOR_CASES / (1 - weight):
+            low = weight
+        else:
+            high = weight
+    return low
 
 
 def pairs_ahead(

@@ -117,6 +117,17 @@ def test_staying_is_learned_as_often_as_it_happens() -> None:
     assert learned.at(np.array([100]))[0] == 0
 
 
+def test_hours_that_were_sure_anyway_teach_nothing_of_staying() -> None:
+    """Nights, in which nobody works and nobody expects it, beside days that are drawn anew."""
+    state = np.zeros((500, 2 * DAY))
+    chance = np.full(state.shape, 0.999)
+    days = np.random.default_rng(8).random((500, 8)) < 0.5
+    state[:, 9:17], chance[:, 9:17] = days, 0.5
+    lead, same, likely, first = pairs_ahead(state, chance)
+    idle = first == 0
+    assert (learn_persistence(lead[idle], same[idle], likely[idle]).weights < 0.1).all()
+
+
 def test_what_is_drawn_anew_every_hour_does_not_stay() -> None:
     state = (np.random.default_rng(6).random((500, DAY)) < 0.4).astype(float)
     lead, same, chance, _ = pairs_ahead(state, np.where(state > 0, 0.4, 0.6))
