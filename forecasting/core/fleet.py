@@ -23,11 +23,12 @@ from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.calibration import learn_factors, stretch
 from forecasting.core.combination import combine, learn_weights
-from forecasting.core.pooled import Clock, PooledModel, fit_pooled
+from forecasting.core.pooled import Clock, PooledModel, clock_of, fit_pooled
 from forecasting.core.prophet import fit_prophet
 from forecasting.core.related import Related
 from forecasting.core.scores import pinball_loss
 from forecasting.core.seasonal import HABITS, habit_quantiles
+from forecasting.core.shifts import on_todays_level
 from forecasting.core.threads import N_THREADS
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
@@ -183,7 +184,8 @@ def _forecast_known(
     related: Related | None,
 ) -> FleetForecast:
     """As `forecast_in_detail`, for series with at least one observation and rising levels."""
-    clock = _clock(timeline, holidays, len(values))
+    values = on_todays_level(values, timeline)
+    clock = clock_of(timeline, holidays, len(values))
     pooled = fit_pooled(values, clock=clock, related=related)
     engines = _Engines(timeline, clock, holidays, related, pooled)
     trial = _Trial.of(timeline, learned_to=pooled.holdout_from if pooled else 0)
@@ -216,14 +218,6 @@ def _forecast_known(
 
     quantiles = np.concatenate(_side_by_side(forecast, pieces))
     return FleetForecast(quantiles, MEMBERS, weights.mean(axis=1), losses)
-
-
-def _clock(timeline: Timeline, holidays: Holidays | None, n_series: int) -> Clock:
-    if not holidays:
-        none = np.zeros((1, timeline.n_slots + timeline.horizon), dtype=np.bool_)
-        return Clock(timeline, none, np.zeros(n_series, dtype=np.int64))
-    off = np.stack([holidays.days_off(each) for each in range(len(holidays.flags))])
-    return Clock(timeline, off, holidays.calendar_of(n_series))
 
 
 def _side_by_side(

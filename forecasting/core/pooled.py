@@ -3,7 +3,7 @@
 What a series does next hour looks like what others did in the same circumstances, once each is
 measured by its own size. So every series is put on the scale of its own recent mean, and one set
 of trees, a quantile each, learns from all of them together: from the last hours and days, from
-what happened at the same clock time before, and from the calendar. Square roots are learned, which
+what happened at the same clock time before, and from the calendar. Cube roots are learned, which
 keeps a few heavy hours from deciding everything; a quantile does not mind.
 
 The last days are held back from learning. The caller can thus compare the model with others where
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.calendar import Holidays
 from forecasting.core.related import Related
 from forecasting.core.seasonal import SUNDAY
 from forecasting.core.threads import N_THREADS
@@ -76,6 +77,15 @@ class Clock:
         return kinds
 
 
+def clock_of(timeline: Timeline, holidays: Holidays | None, n_series: int) -> Clock:
+    """The clock of each series, by the calendar it follows."""
+    if not holidays:
+        none = np.zeros((1, timeline.n_slots + timeline.horizon), dtype=np.bool_)
+        return Clock(timeline, none, np.zeros(n_series, dtype=np.int64))
+    off = np.stack([holidays.days_off(each) for each in range(len(holidays.flags))])
+    return Clock(timeline, off, holidays.calendar_of(n_series))
+
+
 @dataclass(frozen=True)
 class PooledModel:
     """One booster a level; nothing at or after `holdout_from` (a slot) was learned from."""
@@ -108,16 +118,21 @@ class PooledModel:
         learned = np.stack([b.predict(flat, num_threads=1) for b in self.boosters], axis=-1)
         learned = np.sort(learned.reshape(*rows.shape[:-1], len(LEVELS)), axis=-1)
         root = np.maximum(_at_levels(learned, levels), 0.0)
-        result: FloatArray = root**2 * scale[:, :, None, None] + lowest[:, :, None, None]
+        result: FloatArray = root**3 * scale[:, :, None, None] + lowest[:, :, None, None]
         return result
 
 
 def fit_pooled(
-    history: FloatArray, *, clock: Clock, related: Related | None = None
+    history: FloatArray,
+    *,
+    clock: Clock,
+    related: Related | None = None,
+    holdout_days: int = HOLDOUT_DAYS,
 ) -> PooledModel | None:
     """Learn from all series, each at origins on as many past days as there are.
 
     history : shape (n_series, n_slots), NaN where missing, every series observed at least once
+    holdout_days : last days not to learn from, fewer where the history is short
 
     Returns None when there is too little to learn from. The same series in another order, or
     each multiplied by a number or moved by one, give the same model.
@@ -127,7 +142,7 @@ def fit_pooled(
     n_days = timeline.n_slots // per_day if per_day else 0
     if n_days < LEAST_DAYS or not timeline.horizon:
         return None
-    holdout = min(HOLDOUT_DAYS, n_days // HOLDOUT_SHARE)
+    holdout = min(holdout_days, n_days // HOLDOUT_SHARE)
     reach = -(-timeline.horizon // per_day)
     first, last = holdout + 1, min(holdout + LEARNING_DAYS + reach - 1, n_days - 2)
     days_back = range(first, last + 1)
@@ -144,7 +159,7 @@ def fit_pooled(
     happened = (
         np.where(seen, history[some][:, np.where(seen, slot, 0)], np.nan) - lowest[:, :, None]
     )
-    target = np.sqrt(np.maximum(happened / scale[:, :, None], 0.0)).astype(np.float32)
+    target = np.cbrt(np.maximum(happened / scale[:, :, None], 0.0)).astype(np.float32)
     usable = np.isfinite(target)
     library = _library() if usable.sum() >= LEAST_ROWS else None
     if library is None:

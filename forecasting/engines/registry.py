@@ -27,6 +27,7 @@ class Entry:
 ENGINES: Mapping[str, Entry] = {
     "product": Entry("forecasting.engines.product", "Product"),
     "prophet_batched": Entry("forecasting.engines.prophet_batched", "ProphetBatched"),
+    "pooled": Entry("forecasting.engines.pooled", "Pooled", "lightgbm"),
     "seasonal": Entry("forecasting.engines.seasonal", "Seasonal"),
     "seasonal_naive": Entry("forecasting.engines.naive", "SeasonalNaive"),
     "prophet_stock": Entry("forecasting.engines.prophet_stock", "ProphetStock", "prophet"),

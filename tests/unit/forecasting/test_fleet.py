@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.core.calendar import Event, event_flags
-from forecasting.core.fleet import forecast_fleet
+from forecasting.core.fleet import forecast_fleet, forecast_in_detail
 from forecasting.core.scores import coverage
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
@@ -235,3 +235,23 @@ def test_bad_arguments_are_named():
     short = event_flags([[]], timeline=Timeline(START, HOUR, 5, 0))
     with pytest.raises(InvalidCalendar, match="cover 5 slots"):
         forecast(np.ones((1, 5)), holidays=short)
+
+
+def test_a_change_of_role_is_followed_within_days():
+    history = office(20, 42)
+    history[0, -5 * 24 :] *= 4  # Monday to Friday
+    saturday_on = forecast(history, horizon=96)[:, :, 3]
+    monday = saturday_on[:, 57:65].mean(axis=1)
+    assert monday[0] > 2.5 * np.median(monday[1:])
+    assert monday[1:].max() < 1.5 * np.median(monday[1:])
+
+
+def test_every_engine_says_what_part_it_had():
+    history = office(20, 42)
+    history[3] = np.nan
+    made = forecast_in_detail(history, start=START, step=HOUR, horizon=24, levels=LEVELS)
+    assert made.engines[:2] == ("prophet", "pooled")
+    assert np.isnan(made.weights[3]).all() and np.isnan(made.losses[3]).all()
+    known = np.delete(np.arange(20), 3)
+    assert np.allclose(made.weights[known].sum(axis=1), 1.0)
+    assert (made.losses[known] < 1.2).any(axis=1).all()
