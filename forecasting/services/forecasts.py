@@ -22,7 +22,8 @@ from forecasting.core import profiles as core
 from forecasting.errors import ForecastFailed, InvalidHistory
 from forecasting.history import Crowd, crowds_of, read_history, sightings_in
 from forecasting.models import Generation
-from forecasting.services.calendars import holidays_of
+from forecasting.services.applications import read_related
+from forecasting.services.calendars import holidays_of, leave_of, read_notices
 from forecasting.services.generations import (
     Clock,
     Progress,
@@ -140,12 +141,19 @@ def make_forecast(generation: Generation, crowd: Crowd) -> list[Row]:
         return []
     start = history.start.astimezone(ZoneInfo(crowd.time_zone))
     active = history.active_ratio.astype(np.float64)
+    hours = history.hours + core.HORIZON_HOURS
+    # All chunks heed the same notices, whenever each is worked on.
+    notices = read_notices(
+        generation.dataset, start=start, hours=hours, known_at=generation.started_at
+    )
     made = core.build_profiles(
         {name: values.astype(np.float64) for name, values in history.demand.items()},
         active_ratio=active if np.isfinite(active).any() else None,
         start=start,
         pool=[s.pool_id for s in history.subjects],
-        holidays=holidays_of(history.subjects, start, history.hours + core.HORIZON_HOURS),
+        holidays=holidays_of(history.subjects, start, hours, notices),
+        absent=leave_of(history.subjects, start, hours, notices),
+        related=read_related(history.subjects, start, history.hours),
         locations=fit_sightings(sightings_in(history), until=generation.as_of),
         people=[s.desktop_user_id for s in history.subjects],
     )
