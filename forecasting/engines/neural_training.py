@@ -152,16 +152,16 @@ class _Sample:
         self._chance = torch.Generator().manual_seed(settings.seed)
         self._series = [torch.nonzero(each.observed > 0)[:, 0] for each in windows]
         self._weights = torch.tensor([float(len(each)) for each in self._series])
-        first = windows[0]
-        n_slots, per_day = first.n_slots, first.per_day
-        if n_slots < LEAST_DAYS * per_day or not self._weights.sum():
+        per_day, end = windows[0].per_day, windows[0].n_slots
+        first = min(each.first for each in windows)
+        if end - first < LEAST_DAYS * per_day or not self._weights.sum():
             raise InvalidHistory(
                 f"a network needs {LEAST_DAYS} days of observed series to learn from, there are "
-                f"{n_slots / per_day:.1f} days and {int(self._weights.sum())} series"
+                f"{(end - first) / per_day:.1f} days and {int(self._weights.sum())} series"
             )
         held_back = settings.held_back_days * per_day
-        self._end = n_slots - (held_back if n_slots >= 2 * held_back + per_day else 0)
-        self._begin = min(FIRST_ORIGIN_DAYS * per_day, self._end // 2)
+        self._end = end - (held_back if end - first >= 2 * held_back + per_day else 0)
+        self._begin = first + min(FIRST_ORIGIN_DAYS * per_day, (self._end - first) // 2)
 
     @property
     def steps(self) -> int:

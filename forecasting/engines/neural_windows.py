@@ -90,6 +90,12 @@ class Windows:
         """How many slots of each series were observed; (n_series,)."""
         return self._counts[:, -1]
 
+    @property
+    def first(self) -> int:
+        """The first slot in which any series was observed; 0 where none was."""
+        has_begun = self._counts.sum(0) > 0
+        return max(int(has_begun.long().argmax()) - 1, 0)
+
     def cut(self, series: Tensor, origin: Tensor, leads: Tensor) -> Batch:
         """Windows of `series` at `origin`, the first slot to forecast; both (b,).
 

@@ -90,7 +90,7 @@ def train_engine(
     try:
         _train(row, untrained, clock=clock, progress=progress)
     except Exception as error:
-        _folder(row.file).unlink(missing_ok=True)
+        _path_of(row.file).unlink(missing_ok=True)
         TrainedEngine.objects.filter(pk=row.pk, state=TrainedEngine.State.RUNNING).update(
             state=TrainedEngine.State.FAILED,
             failure=f"{type(error).__name__}: {error}"[:500],
@@ -110,7 +110,7 @@ def load_trained(row: TrainedEngine) -> Engine:
     # Imported late, here and below: PyTorch takes seconds, and is an extra.
     from forecasting.engines.neural_checkpoints import load
 
-    return load(kind, _folder(row.file))
+    return load(kind, _path_of(row.file))
 
 
 def _untrained(engine: str, seed: int, changes: Mapping[str, Any]) -> NeuralEngine:
@@ -163,13 +163,10 @@ def _train(
     if not groups:
         raise InvalidHistory(f"{row.dataset} has nobody to learn from: import activity first.")
     learnt_hours = (HISTORY_DAYS - SCORED_DAYS) * DAY_HOURS
-    running = TrainedEngine.objects.filter(pk=row.pk, state=TrainedEngine.State.RUNNING)
 
     def tell(done: int, total: int) -> None:
-        if (done % STEPS_BETWEEN_WRITES == 0 or done == total) and not running.update(
-            steps_done=done, steps_total=total
-        ):
-            raise TrainingSuperseded(f"another training of {row.engine} began")
+        if done % STEPS_BETWEEN_WRITES == 0 or done == total:
+            _update(row, steps_done=done, steps_total=total)
         if progress:
             progress(done, total)
 
@@ -179,17 +176,25 @@ def _train(
     about = trained.trained.about
     metrics = {key: about[key] for key in ("series", "steps", "held_back_loss")}
     metrics |= _scores(trained, groups)
-    save(trained, _folder(row.file))
+    save(trained, _path_of(row.file))
+    _publish(row, metrics, at=clock())
+
+
+def _update(row: TrainedEngine, **values: Any) -> None:
+    """Raises TrainingSuperseded when the row is no longer this training's."""
+    mine = TrainedEngine.objects.filter(pk=row.pk, state=TrainedEngine.State.RUNNING)
+    if not mine.update(**values):
+        raise TrainingSuperseded(f"another training of {row.engine} began")
+
+
+def _publish(row: TrainedEngine, metrics: dict[str, Any], *, at: datetime) -> None:
     with transaction.atomic():
-        if not running.update(
-            state=TrainedEngine.State.COMPLETE, metrics=metrics, finished_at=clock()
-        ):
-            raise TrainingSuperseded(f"another training of {row.engine} began")
+        _update(row, state=TrainedEngine.State.COMPLETE, metrics=metrics, finished_at=at)
         for pool_id in row.dataset.pools.values_list("pk", flat=True):
             events.record(
                 kind="engine.trained",
                 subject=row,
-                at=clock(),
+                at=at,
                 pool_id=pool_id,
                 dataset=row.dataset.name,
                 engine=row.engine,
@@ -248,7 +253,7 @@ def _scores(engine: Engine, groups: list[Group]) -> dict[str, Any]:
     return {"relative_wql": mean, "wql": dict(zip(RESOURCES, ratio, strict=True))}
 
 
-def _folder(file: str) -> Path:
+def _path_of(file: str) -> Path:
     return Path(settings.MODELS_FOLDER) / file
 
 
@@ -258,6 +263,6 @@ def _drop_old(dataset: Dataset, engine: str) -> None:
     old = list(complete.values_list("pk", flat=True)[KEPT_CHECKPOINTS:])
     TrainedEngine.objects.filter(pk__in=old).delete()
     kept = set(TrainedEngine.objects.values_list("file", flat=True))
-    for path in _folder("").glob("*/*.pt"):
-        if str(path.relative_to(_folder(""))) not in kept:
+    for path in _path_of("").glob("*/*.pt"):
+        if str(path.relative_to(_path_of(""))) not in kept:
             path.unlink(missing_ok=True)

@@ -221,6 +221,15 @@ def test_the_days_held_back_teach_nothing():
     assert clean.about["held_back_loss"] != other.about["held_back_loss"]
 
 
+def test_weeks_in_which_nothing_was_observed_yet_do_not_matter():
+    early = np.pad(fleet(), ((0, 0), (70 * 24, 0)), constant_values=np.nan)
+    made, other = (
+        engine("lstm").train([Observed(each, start)], step=HOUR, horizon=24)
+        for each, start in ((fleet(), MONDAY), (early, MONDAY - timedelta(days=70)))
+    )
+    np.testing.assert_allclose(forecast(made, fleet()), forecast(other, fleet()), rtol=1e-4)
+
+
 def test_a_checkpoint_forecasts_what_the_engine_did(trained, tmp_path):
     from forecasting.engines.neural_checkpoints import load, save
 
