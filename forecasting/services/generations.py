@@ -56,7 +56,7 @@ def start_generation(
     at: datetime,
     base: Generation | None = None,
 ) -> Generation:
-    """Write down what there is to do, and ring for it.
+    """Write down what there is to do; `ring` asks for somebody to do it.
 
     Of two that start one at once the second gets the first's.
     """
