@@ -233,8 +233,8 @@ FORECAST_HOUR = env.whole("FORECAST_HOUR", 2, minimum=0)
 if FORECAST_HOUR > 23:
     raise InvalidSetting(f"FORECAST_HOUR must be from 0 to 23, not {FORECAST_HOUR}.")
 # Subjects that one worker forecasts in one go: more learn better from each other, and take more
-# memory (some 0.5 GB for a thousand).
-FORECAST_CHUNK = env.whole("FORECAST_CHUNK", 2500, minimum=1)
+# memory (some gigabyte for a thousand).
+FORECAST_CHUNK = env.whole("FORECAST_CHUNK", 1250, minimum=1)
 
 # A source may deliver this late; raw samples are kept longer, as their hours are computed anew.
 OLDEST_SAMPLE_DAYS = env.whole("OLDEST_SAMPLE_DAYS", 7, minimum=1)
