@@ -148,17 +148,17 @@ def fit_pooled(
     days_back = range(first, last + 1)
     leads = _leads_learned(timeline.horizon, per_day)
     most_series = max(1, MOST_ROWS // max(1, len(days_back) * len(leads)))
-    some = _sample(history, most_series)
     holdout_from = timeline.n_slots - holdout * per_day
+    known = np.flatnonzero(np.isfinite(history[:, :holdout_from]).any(axis=1))
+    some = known[_sample(history[known, :holdout_from], most_series)]
+    past = history[some, :holdout_from]
 
-    lowest = _lowest(history[some])
+    lowest = _lowest(past)
     beside = related.take(some) if related else None
-    rows, scale = _features(history[some] - lowest, clock.take(some), days_back, leads, beside)
+    rows, scale = _features(past - lowest, clock.take(some), days_back, leads, beside)
     slot = _slots(timeline.n_slots, per_day, days_back, leads)
     seen = slot < holdout_from
-    happened = (
-        np.where(seen, history[some][:, np.where(seen, slot, 0)], np.nan) - lowest[:, :, None]
-    )
+    happened = np.where(seen, past[:, np.where(seen, slot, 0)], np.nan) - lowest[:, :, None]
     target = np.cbrt(np.maximum(happened / scale[:, :, None], 0.0)).astype(np.float32)
     usable = np.isfinite(target)
     library = _library() if usable.sum() >= LEAST_ROWS else None
@@ -218,6 +218,8 @@ def _leads_learned(horizon: int, per_day: int) -> IntArray:
 
 def _sample(history: FloatArray, count: int) -> IntArray:
     """At most `count` series, chosen and ordered by what they are like, not by where they stand."""
+    if not len(history):
+        return np.empty(0, dtype=np.int64)
     lowest = _lowest(history)
     mean = np.nanmean(history - lowest, axis=1)
     shape = (history[:, -1:] - lowest)[:, 0], np.nanmax(history - lowest, axis=1)
