@@ -12,7 +12,7 @@ from forecasting.engines.neural_windows import N_LAGS, N_LEAD, N_STATE, Batch
 LEVELS = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 MEDIAN = len(LEVELS) // 2
 # Of squeezed values: where the days before were all alike, the next may still differ a little.
-LEAST_SPREAD = 0.02
+LEAST_SPREAD = 0.004
 # Softplus of it is a fifth: the first guess is a distribution some two spreads wide on each side.
 FIRST_STEP = -1.5
 
