@@ -40,6 +40,7 @@ lock: development
 	$(BIN)/uv pip compile -q --no-header --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --no-header --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 	$(BIN)/uv pip compile -q --no-header --universal --generate-hashes --python-version 3.11 requirements-node.in -o requirements-node.txt
+	$(BIN)/uv pip compile -q --no-header --universal --generate-hashes --python-version 3.11 requirements-benchmarks.in -o requirements-benchmarks.txt
 	$(BIN)/uv pip compile -q --no-header --universal --python-version 3.11 \
 		$(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS) --no-emit-find-links,--torch-backend cpu) \
 		requirements-neural.in -o requirements-neural.txt
