@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
-
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
-from forecasting.core.engines import Engine
 from forecasting.errors import InvalidHistory
 
 
@@ -26,17 +23,6 @@ class Fold:
     history: FloatArray
     actual: FloatArray
     holidays: Holidays | None
-
-
-def rolling_origins(
-    n_slots: int, *, horizon: int, window: int, every: int, count: int
-) -> list[int]:
-    """The last `count` origins, `every` slots apart, the latest with its horizon just observed.
-
-    An origin is the first slot to be forecast. Those with less than a full window are left out.
-    """
-    last = n_slots - horizon
-    return [o for o in range(last - every * (count - 1), last + 1, every) if o >= window]
 
 
 def folds(
@@ -63,30 +49,3 @@ def folds(
             actual=history[:, origin : origin + horizon],
             holidays=holidays.between(first, origin + horizon) if holidays else None,
         )
-
-
-def backtest(
-    engine: Engine,
-    cuts: Sequence[Fold],
-    *,
-    step: timedelta,
-    levels: Sequence[float],
-    score: Callable[[FloatArray, FloatArray], FloatArray],
-) -> FloatArray:
-    """Score of an engine at each fold, stacked; `score(actual, quantiles)` says how."""
-    return np.stack(
-        [
-            score(
-                cut.actual,
-                engine.forecast(
-                    cut.history,
-                    start=cut.start,
-                    step=step,
-                    horizon=cut.actual.shape[1],
-                    levels=levels,
-                    holidays=cut.holidays,
-                ),
-            )
-            for cut in cuts
-        ]
-    )

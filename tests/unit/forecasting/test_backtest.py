@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from forecasting.core.backtest import backtest, folds, rolling_origins
-from forecasting.core.scores import pinball_loss
+from forecasting.core.backtest import folds
+from forecasting.core.evaluation import LEVELS, answers_of, ask_of
 from forecasting.engines.prophet_batched import ProphetBatched
 from forecasting.engines.prophet_stock import ProphetStock
 from forecasting.engines.seasonal import Seasonal
@@ -19,10 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationW
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-
-
-def test_origins_end_with_the_last_horizon_and_start_with_a_full_window():
-    assert rolling_origins(100, horizon=10, window=40, every=20, count=9) == [50, 70, 90]
 
 
 def test_folds_hold_what_was_known_and_what_came():
@@ -39,23 +35,18 @@ def test_an_origin_without_its_window_is_refused():
 
 
 @pytest.mark.parametrize("engine", [Seasonal(), ProphetBatched(), ProphetStock(samples=50)])
-def test_engines_are_scored_at_each_origin(engine):
+def test_engines_recognise_a_daily_wave(engine):
     hour = np.arange(24 * 18)
     history = 2 + np.sin(2 * np.pi * hour / 24)[None] * [[1], [5]]
     history = np.maximum(history, 0) + np.random.default_rng(0).random(history.shape) / 10
-    origins = rolling_origins(len(hour), horizon=24, window=24 * 15, every=24, count=2)
-    cuts = list(folds(history, start=START, step=HOUR, origins=origins, window=24 * 15, horizon=24))
-    levels = (0.1, 0.5, 0.9)
-    losses = backtest(
-        engine,
-        cuts,
-        step=HOUR,
-        levels=levels,
-        score=lambda y, q: pinball_loss(y, q, levels=levels).mean(axis=(1, 2)),
+    origins = [16 * 24, 17 * 24]
+    questions = ask_of(
+        {"cpu": history}, start=START, step=HOUR, origins=origins, window=15 * 24, horizon=24
     )
-    assert losses.shape == (2, 2)
-    spread = history.std(axis=1)
-    assert (losses < 0.25 * spread).all()
+    median = LEVELS.index(0.5)
+    for question, said in zip(questions, answers_of(engine, questions, step=HOUR), strict=True):
+        error = np.abs(said[:, :, median] - question.actual).mean(axis=1)
+        assert (error < 0.5 * history.std(axis=1)).all()
 
 
 def test_the_stock_engine_repeats_itself_and_leaves_the_global_generator_alone():
