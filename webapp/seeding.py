@@ -18,6 +18,7 @@ from django.db import transaction
 
 from desktops import events
 from desktops.clouds.registry import get_cloud, get_simulator_admin
+from desktops.core.demo.demand import APPS
 from desktops.core.demo.facts import WorldFacts, world_facts
 from desktops.core.demo.fleet import HISTORY_DAYS, Fleet, make_fleet
 from desktops.models import (
@@ -52,6 +53,9 @@ UNDERSIZED_DESKTOPS = 6
 # Of the bytes written in an hour, those that hit a block not yet written in that hour.
 UNIQUE_WRITE_RATIO = 0.12
 WORKING_SET_RATIO = 0.08
+# Elsewhere nobody looks at applications, as in most fleets.
+POOLS_WITH_AGENT = frozenset({"engineering", "contractors"})
+LEAST_APP_CPU_CORE_S = 36  # of an hour; less is not written
 
 # The windows in which a source is kept are minutes here, so that a move can be watched to its end.
 POOLS: Mapping[str, Mapping[str, Any]] = {
@@ -160,6 +164,7 @@ def _seed_rows(
         )
         progress("Writing the history ...")
         n_rows = _write_activity(dataset, fleet, people, desktops, world)
+        _write_applications(fleet, people, desktops)
         for pool in pools.values():
             events.record(
                 kind="demo.seeded", subject=pool, at=wall, pool_id=pool.pk, dataset=dataset.name
@@ -451,5 +456,27 @@ def _write_activity(
             "site_id": column(
                 np.where(active > 0, site_id[fleet.place[person, hour]], np.nan), pa.int64()
             ),
+        },
+    )
+
+
+def _write_applications(
+    fleet: Fleet, people: Sequence[DesktopUser], desktops: Sequence[Desktop]
+) -> None:
+    """What ran in the hours that were observed, where applications are."""
+    cpu_core_s = fleet.demand.app_cpu_core_s
+    has_agent = np.array([person.pool in POOLS_WITH_AGENT for person in fleet.people])
+    is_observed = fleet.is_observed & has_agent[:, None]
+    ran = (cpu_core_s >= LEAST_APP_CPU_CORE_S) & is_observed[..., None]
+    person, hour, app = np.nonzero(ran)
+    start_s = int(fleet.calendar.start.timestamp())
+    copy_rows(
+        "desktops_applicationuse",
+        {
+            "desktop_user_id": column(np.array([p.pk for p in people])[person]),
+            "desktop_id": column(np.array([d.pk for d in desktops])[person]),
+            "hour": hours(start_s + 3600 * hour),
+            "application": column(list(APPS)).take(column(app)),
+            "cpu_core_s": column(cpu_core_s[ran]),
         },
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from django.db import IntegrityError
-from django.db.models import Max, Min
+from django.db.models import Max, Min, Sum
 from django.utils import timezone
 
 from desktops.clouds.registry import get_cloud
 from desktops.models import (
     Activity,
+    ApplicationUse,
     Dataset,
     Desktop,
     DesktopUser,
@@ -22,6 +24,8 @@ from desktops.models import (
     RoundTrip,
 )
 from desktops.services.inventory import Synced, sync_inventory
+from forecasting.history import read_history
+from forecasting.services.applications import read_related
 from tests.support.simulator import SimulatorProcess
 from webapp.seeding import seed
 
@@ -71,7 +75,7 @@ def test_comparing_the_new_fleet_with_its_cloud_finds_nothing(simulated: Simulat
 def test_its_history_is_eight_weeks_that_end_at_the_current_hour(
     simulated: SimulatorProcess,
 ) -> None:
-    seed(wall=WALL, progress=lambda text: None)
+    dataset = seed(wall=WALL, progress=lambda text: None)
 
     hours = Activity.objects.aggregate(first=Min("hour"), last=Max("hour"))
     assert hours["last"] == datetime(2026, 3, 4, 8, tzinfo=UTC)
@@ -79,6 +83,18 @@ def test_its_history_is_eight_weeks_that_end_at_the_current_hour(
     assert Activity.objects.filter(active_ratio=0, site__isnull=False).count() == 0
     assert Activity.objects.filter(active_ratio__gt=0, site__isnull=True).count() == 0
     assert DesktopUser.objects.filter(activity__isnull=True).count() == 3
+    used = ApplicationUse.objects.aggregate(first=Min("hour"), last=Max("hour"))
+    assert hours["first"] <= used["first"] and used["last"] <= hours["last"]
+    planners = ApplicationUse.objects.filter(application="planner").values("desktop_user")
+    assert planners.distinct().count() == 20
+    # What the forecast keeps apart holds what tells of tomorrow.
+    history = read_history(dataset, until=WALL, days=56)
+    related = read_related(history.subjects, history.start, history.hours)
+    planned_core_s = ApplicationUse.objects.filter(application="planner").aggregate(
+        total=Sum("cpu_core_s")
+    )
+    of_kinds = np.nansum(related, axis=(0, 1), dtype=np.float64)
+    assert np.isclose(of_kinds, planned_core_s["total"], rtol=1e-3).any()
 
 
 @pytest.mark.django_db

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from desktops.core.demo.calendar import DAY_MARGIN
+from desktops.core.demo.demand import APPS
 from desktops.core.demo.facts import world_facts
 from desktops.core.demo.fleet import HISTORY_DAYS, Fleet, make_fleet
 from desktops.core.demo.people import STARTER_HISTORY_DAYS, Rhythm, Travel
@@ -52,6 +53,7 @@ def test_the_same_seed_makes_the_same_fleet_and_another_another(fleet: Fleet) ->
     assert again.trips == fleet.trips
     np.testing.assert_array_equal(again.active_ratio, fleet.active_ratio)
     np.testing.assert_array_equal(again.demand.cpu_cores, fleet.demand.cpu_cores)
+    np.testing.assert_array_equal(again.demand.app_cpu_core_s, fleet.demand.app_cpu_core_s)
     assert other.trips != fleet.trips
 
 
@@ -185,6 +187,41 @@ def test_demand_follows_the_applications_of_the_role(fleet: Fleet) -> None:
     assert mean["engineer"]["cpu_cores"] > 2 * mean["agent"]["cpu_cores"]
     assert mean["designer"]["memory_bytes"] > mean["engineer"]["memory_bytes"]
     assert mean["engineer"]["storage_bytes_per_s"] > mean["designer"]["storage_bytes_per_s"]
+
+
+def test_a_tenth_compute_on_the_working_day_after_they_planned(fleet: Fleet) -> None:
+    planners = rows(fleet, plans_ahead=True)
+    assert len(planners) == len(fleet.people) // 10
+    app_names = list(APPS)
+    plans, computes = (
+        fleet.demand.app_cpu_core_s[..., app_names.index(name)] > 0
+        for name in ("planner", "render")
+    )
+    others = rows(fleet, plans_ahead=False)
+    assert not plans[others].any() and not computes[others].any()
+    planned_before = np.zeros(2)
+    for row in planners:
+        day = fleet.calendar.day[fleet.place[row], np.arange(fleet.calendar.hours)]
+        worked_h = np.bincount(day, fleet.active_ratio[row])
+        days = np.flatnonzero(worked_h >= 2)
+        planned, computed = (
+            np.bincount(day, is_running[row])[days] > 0 for is_running in (plans, computes)
+        )
+        planned_before += [planned[:-1][computed[1:]].sum(), computed[1:].sum()]
+    assert planned_before[1] > 200
+    assert planned_before[0] > 0.9 * planned_before[1]  # some work in the mornings only
+
+    works = fleet.active_ratio[planners] > 0.5
+    cpu = fleet.demand.cpu_cores[planners]
+    assert cpu[works & computes[planners]].mean() > 1.8 * cpu[works & ~computes[planners]].mean()
+
+
+def test_what_applications_take_is_part_of_the_demand(fleet: Fleet) -> None:
+    cores = fleet.demand.app_cpu_core_s.sum(axis=-1) / 3600
+    assert (cores <= fleet.demand.cpu_cores).all()
+    works = fleet.active_ratio > 0.5
+    assert cores[works].sum() > 0.9 * fleet.demand.cpu_cores[works].sum()
+    assert not cores[fleet.active_ratio == 0].any()
 
 
 def test_nothing_is_negative_or_missing(fleet: Fleet) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from desktops.core.demo.calendar import Calendar
+from desktops.core.demo.jobs import Jobs, make_jobs
 from desktops.core.demo.people import Person
 
 FloatArray = NDArray[np.float64]
@@ -42,8 +43,12 @@ APPS = {
     "ledger": App(0.9, 2.6, 0.20, 2.5, (16.0,)),
     "market": App(1.5, 4.0, 0.90, 0.6, (8.5, 15.5)),
     "notebook": App(3.0, 8.0, 0.50, 4.0, (14.0,)),
+    "planner": App(0.6, 1.2, 0.05, 0.1, (14.0,)),
+    "render": App(6.0, 9.0, 0.20, 8.0, (12.0,)),
     "sheet": App(0.7, 2.2, 0.08, 0.5, (9.5, 16.0)),
 }
+# What is in nobody's mix every day, and how much of an hour it takes when it runs.
+PLANNING, COMPUTING = ("planner", 0.25), ("render", 0.7)
 ROLES: Mapping[str, Mapping[str, float]] = {
     "agent": {"crm": 0.6, "call": 0.3, "browser": 0.1},
     "analyst": {"sheet": 0.45, "notebook": 0.35, "browser": 0.1, "call": 0.1},
@@ -68,12 +73,17 @@ BACKUP_HOUR, BACKUP_STORAGE_MB_PER_S, BACKUP_CPU_CORES = 2, 6.0, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """(people, hours) each. CPU counts work that waits for a core, so it can exceed a flavor."""
+    """(people, hours) each. CPU counts work that waits for a core, so it can exceed a flavor.
+
+    app_cpu_core_s : (people, hours, apps), seconds of one core by application, as APPS has them;
+        the rest is the system's
+    """
 
     cpu_cores: FloatArray
     memory_bytes: FloatArray
     network_bytes_per_s: FloatArray
     storage_bytes_per_s: FloatArray
+    app_cpu_core_s: NDArray[np.float32]
 
 
 def demand(
@@ -88,9 +98,12 @@ def demand(
     day = calendar.day[place, hours]
     mix = _mixes(people, rng)
     strain = active * _strain(people, calendar, day, rng)
-    use = _app_use(mix, calendar.hour_of_day[place, hours]) * strain[..., None]
+    clock = calendar.hour_of_day[place, hours]
+    use = _app_use(mix, clock) * strain[..., None]
+    _add_jobs(use, strain, make_jobs(people, active, day, clock, rng.spawn(1)[0]))
     apps = APPS.values()
-    cpu = use @ np.array([app.cpu_cores for app in apps])
+    cpu_by_app = use * np.array([app.cpu_cores for app in apps])
+    cpu = cpu_by_app.sum(axis=-1)
     network = use @ np.array([app.network_mb_per_s for app in apps])
     storage = use @ np.array([app.storage_mb_per_s for app in apps])
     # Applications stay open between sessions, and hold part of their memory.
@@ -108,6 +121,7 @@ def demand(
             + IDLE_STORAGE_MB_PER_S * _flutter(storage, rng)
             + BACKUP_STORAGE_MB_PER_S * backup
         ),
+        app_cpu_core_s=(3600 * cpu_by_app).astype(np.float32),
     )
 
 
@@ -129,6 +143,12 @@ def _app_use(mix: FloatArray, clock: FloatArray) -> FloatArray:
         bumps = sum(np.exp(-((clock - peak) ** 2) / 2) for peak in app.peaks)
         use[..., column] = mix[:, column, None] * (0.75 + 0.6 * bumps)
     return use
+
+
+def _add_jobs(use: FloatArray, strain: FloatArray, jobs: Jobs) -> None:
+    names = list(APPS)
+    for (app, share), runs in ((PLANNING, jobs.is_planning), (COMPUTING, jobs.is_computing)):
+        use[..., names.index(app)] += share * strain * runs
 
 
 def _strain(

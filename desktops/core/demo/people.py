@@ -78,6 +78,9 @@ TRAVELLERS = {
 }
 # Shift workers keep to their rota's site.
 TRAVELLING_RHYTHMS = frozenset({Rhythm.OFFICE, Rhythm.TRADER})
+# Of those at a desk in roles that compute: they plan on one day what runs on the next.
+PLANNERS = 20
+PLANNING_ROLES = frozenset({"engineer", "designer", "analyst"})
 # Days of history of those who have just started; everybody else has all of it.
 STARTER_HISTORY_DAYS = (0, 0, 0, 3, 5)
 
@@ -98,6 +101,7 @@ class Person:
 
     site : index of the home site
     history_days : None for all of the generated weeks
+    plans_ahead : what they compute was planned on the working day before; see `jobs`
     """
 
     number: int
@@ -108,6 +112,7 @@ class Person:
     rhythm: Rhythm
     travel: Travel
     history_days: int | None
+    plans_ahead: bool
 
     @property
     def desktop_key(self) -> str:
@@ -134,6 +139,13 @@ def make_people(sites: Sequence[Site], rng: np.random.Generator) -> tuple[Person
             strict=False,
         )
     )
+    may_plan = [
+        n
+        for n, (rhythm, role) in enumerate(zip(rhythms, roles, strict=True))
+        if rhythm == Rhythm.OFFICE and role in PLANNING_ROLES and n not in starters
+    ]
+    # A generator of their own: who plans changes nothing else about the fleet.
+    planners = set(rng.spawn(1)[0].permutation(may_plan)[:PLANNERS].tolist())
     names = [f"{given} {family}" for family in FAMILY_NAMES for given in GIVEN_NAMES]
     names = [names[n] for n in rng.permutation(len(names))]
     return tuple(
@@ -146,6 +158,7 @@ def make_people(sites: Sequence[Site], rng: np.random.Generator) -> tuple[Person
             rhythm=rhythms[n],
             travel=travels.get(n, Travel.NONE),
             history_days=starters.get(n),
+            plans_ahead=n in planners,
         )
         for n, (pool, site) in enumerate(posts)
     )
