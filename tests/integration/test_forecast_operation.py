@@ -246,6 +246,30 @@ def test_an_unfinished_forecast_is_gone_on_with_and_a_stale_one_is_not(pool: Poo
     assert first.state == Generation.State.FAILED
 
 
+def test_beat_starts_a_night_then_refreshes_and_nothing_twice(pool: Pool) -> None:
+    person = add_people(pool, 1)[0]
+    write_hours(person, [0.1] * 5, until=NIGHT)
+    Dataset.objects.create(
+        name="recorded", label="Recorded", kind=Dataset.Kind.IMPORTED, as_of=NIGHT - HOUR
+    )
+    Dataset.objects.create(name="empty", label="Empty", kind=Dataset.Kind.LIVE)
+
+    def beat_and_work(minutes: int) -> list[tuple[str, datetime]]:
+        now = NIGHT + timedelta(minutes=minutes)
+        for _ in range(2):
+            scheduling.sweep_forecasts(clock=lambda: now)
+        for generation in Generation.objects.filter(state=Generation.State.RUNNING):
+            scheduling.work_on_forecast(generation_id=generation.pk, clock=lambda: now)
+        assert not Generation.objects.exclude(state=Generation.State.COMPLETE).exists()
+        return list(Generation.objects.order_by("as_of").values_list("kind", "as_of"))
+
+    night, hour_after = ("full", NIGHT), ("refresh", NIGHT + HOUR)
+    assert beat_and_work(6) == [night]
+    assert beat_and_work(50) == [night]
+    assert beat_and_work(66) == [night, hour_after]
+    assert beat_and_work(119) == [night, hour_after]
+
+
 def test_who_opts_out_while_the_forecast_is_made_is_not_in_it(pool: Pool) -> None:
     people = add_people(pool, 2)
 
