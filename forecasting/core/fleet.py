@@ -239,6 +239,10 @@ class _Trial:
     n_slots: int
     learned_to: int = 0
 
+    @property
+    def is_past(self) -> bool:
+        return self.days_back != (0,)
+
     @classmethod
     def now(cls, timeline: Timeline) -> _Trial:
         leads = np.arange(1, timeline.horizon + 1)
@@ -265,6 +269,14 @@ class _Trial:
         chosen = np.array(leads, dtype=np.int64)
         days = tuple(d for d in days if timeline.n_slots - d * per_day + chosen.max() > learned_to)
         return cls(days, chosen, band[chosen - 1], band, per_day, timeline.n_slots, learned_to)
+
+    @property
+    def is_known(self) -> BoolArray:
+        """What followed is known, and no engine had seen it, (n_origins, n_leads)."""
+        back = np.array(self.days_back, dtype=np.int64)[:, None] * self.slots_per_day
+        slot = self.n_slots - back + self.leads - 1
+        known: BoolArray = (slot >= self.learned_to) & (slot < self.n_slots)
+        return known
 
     def nearest_band(self, band: int) -> IntArray:
         """Which leads to learn a band from: its own if any was observed, else the nearest's."""
@@ -297,7 +309,7 @@ def _observed_at(values: FloatArray, trial: _Trial) -> FloatArray:
     """
     back = np.array(trial.days_back, dtype=np.int64)[:, None] * trial.slots_per_day
     slot = trial.n_slots - back + trial.leads - 1
-    known = (slot >= trial.learned_to) & (slot < trial.n_slots)
+    known = trial.is_known
     result: FloatArray = np.where(known, values[:, np.where(known, slot, 0)], np.nan)
     return result
 
@@ -356,6 +368,8 @@ class _Engines:
         """
         values, clock, holidays = fleet[some], self.clock.take(some), _of(self.holidays, some)
         asked: dict[str, Any] = {"days_back": trial.days_back, "leads": trial.leads}
+        if trial.is_past:
+            asked["wanted"] = trial.is_known
         shape = (len(values), len(trial.days_back), len(trial.leads), len(levels))
         said = np.full((len(MEMBERS), *shape), np.nan)
         said[PROPHET] = _prophet(values, self.timeline, holidays, trial, levels)

@@ -102,21 +102,26 @@ class PooledModel:
         leads: IntArray,
         levels: FloatArray,
         related: Related | None = None,
+        wanted: BoolArray | None = None,
     ) -> FloatArray:
         """Quantiles as they would have been said at origins whole days before the end.
 
         history : shape (n_series, n_slots), NaN where missing
         leads : slots ahead of the origin, from 1; levels : in (0, 1)
         related : of the same series; the kinds it was fitted with
+        wanted : shape (n_origins, n_leads), which of them to say; all by default
 
-        Returns shape (n_series, n_origins, n_leads, n_levels), non-decreasing in level; NaN at an
-        origin before which a series was not observed.
+        Returns shape (n_series, n_origins, n_leads, n_levels), non-decreasing in level; NaN where
+        not wanted, and at an origin before which a series was not observed.
         """
         lowest = _lowest(history)
         rows, scale = _features(history - lowest, clock, days_back, leads, related)
-        flat = rows.reshape(-1, rows.shape[-1])
-        learned = np.stack([b.predict(flat, num_threads=1) for b in self.boosters], axis=-1)
-        learned = np.sort(learned.reshape(*rows.shape[:-1], len(LEVELS)), axis=-1)
+        some = np.ones(rows.shape[1:3], dtype=np.bool_) if wanted is None else wanted
+        flat = np.ascontiguousarray(rows[:, some].reshape(-1, rows.shape[-1]))
+        learned = np.full((*rows.shape[:-1], len(LEVELS)), np.nan)
+        for i, booster in enumerate(self.boosters):
+            learned[:, some, i] = booster.predict(flat, num_threads=1).reshape(len(rows), -1)
+        learned.sort(axis=-1)
         root = np.maximum(_at_levels(learned, levels), 0.0)
         result: FloatArray = root**3 * scale[:, :, None, None] + lowest[:, :, None, None]
         return result

@@ -56,6 +56,7 @@ def habit_quantiles(
     days_back: Sequence[int] = (0,),
     leads: IntArray,
     levels: FloatArray,
+    wanted: BoolArray | None = None,
 ) -> FloatArray:
     """Forecast quantiles, as they would have been at origins whole days before the end.
 
@@ -64,9 +65,10 @@ def habit_quantiles(
     days_back : origins, in days before the last slot; 0 is now
     leads : slots ahead of the origin, from 1
     levels : quantile levels in (0, 1)
+    wanted : shape (n_origins, n_leads), which of them to say; all by default
 
     Returns shape (n_series, n_origins, n_leads, n_levels). Where an origin knows no comparable
-    slot the quantiles are NaN.
+    slot, or is not wanted, the quantiles are NaN.
     """
     n_series, n_slots = history.shape
     per_day = timeline.slots_per_day or 1
@@ -98,6 +100,8 @@ def habit_quantiles(
         ranked = np.take_along_axis(past, order, axis=1)
         seen = np.isfinite(ranked)
         for b, back in enumerate(days_back):
+            if wanted is not None and not wanted[b, i]:
+                continue
             target = n_slots - per_day * back + lead - 1
             weight = age_weight[known] * closeness[known]
             weight *= _day_likeness(weekday[slots], int(weekday[target]), habit)
