@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,42 +13,59 @@ from forecasting.core.arrays import AnyArray
 from forecasting.core.profiles import HOUR
 from forecasting.history import ARRAY_HEADER_BYTES, Subject
 
-# Applications kept apart; the rest is one more kind, and disk reads another.
-MOST_APPLICATIONS = 6
+# Applications kept apart (the others are one more kind, disk reads another), and how many subjects
+# are looked at to choose them.
+MOST_APPLICATIONS, MOST_ASKED = 6, 250
 
-# The subject's row and the hour's number are told by the database, an hour being one row of arrays.
+USED = f"""
+SELECT who.row, u.hour, u.application, u.cpu_core_s
+FROM unnest(%(users)s::bigint[], %(user_rows)s::bigint[]) who (id, row)
+    JOIN {ApplicationUse._meta.db_table} u ON u.desktop_user_id = who.id
+WHERE u.hour >= %(start)s AND u.hour < %(end)s
+UNION ALL
+SELECT who.row, u.hour, u.application, u.cpu_core_s
+FROM unnest(%(desktops)s::bigint[], %(desktop_rows)s::bigint[]) who (id, row)
+    JOIN {ApplicationUse._meta.db_table} u ON u.desktop_id = who.id AND u.desktop_user_id IS NULL
+WHERE u.hour >= %(start)s AND u.hour < %(end)s
+"""
+OBSERVED = f"""
+SELECT who.row FROM unnest(%(users)s::bigint[], %(user_rows)s::bigint[]) who (id, row)
+WHERE EXISTS (
+    SELECT FROM {ApplicationUse._meta.db_table} u
+    WHERE u.desktop_user_id = who.id AND u.hour >= %(start)s AND u.hour < %(end)s
+)
+UNION ALL
+SELECT who.row FROM unnest(%(desktops)s::bigint[], %(desktop_rows)s::bigint[]) who (id, row)
+WHERE EXISTS (
+    SELECT FROM {ApplicationUse._meta.db_table} u
+    WHERE u.desktop_id = who.id AND u.desktop_user_id IS NULL
+        AND u.hour >= %(start)s AND u.hour < %(end)s
+)
+ORDER BY 1
+"""
 # An application that somebody runs every day says nothing that their demand does not; kept apart
 # are those that many run on some days and not on others (the variance of use by day, added up).
-READ = """
+CHOOSE = f"""
+WITH by_day AS (
+    SELECT row, date_bin('1 day', hour, %(start)s) AS day, application
+    FROM ({USED}) used GROUP BY 1, 2, 3
+), ran AS (
+    SELECT row, application, count(*)::float AS days FROM by_day GROUP BY 1, 2
+), worked AS (
+    SELECT row, count(*) AS days FROM (SELECT DISTINCT row, day FROM by_day) each GROUP BY 1
+)
+SELECT application FROM ran JOIN worked USING (row) GROUP BY application
+ORDER BY sum(ran.days * (1 - ran.days / worked.days)) DESC, count(*) DESC, application
+LIMIT %(most)s
+"""
+# An hour becomes one row of arrays, as a message for every row is what takes long.
+READ = f"""
 COPY (
-    WITH used AS MATERIALIZED (
-        SELECT who.row, (extract(epoch FROM u.hour - %(start)s) / 3600)::int AS slot,
-            u.application, u.cpu_core_s
-        FROM unnest(%(users)s::bigint[], %(user_rows)s::bigint[]) who (id, row)
-            JOIN {table} u ON u.desktop_user_id = who.id
-        WHERE u.hour >= %(start)s AND u.hour < %(end)s
-        UNION ALL
-        SELECT who.row, (extract(epoch FROM u.hour - %(start)s) / 3600)::int,
-            u.application, u.cpu_core_s
-        FROM unnest(%(desktops)s::bigint[], %(desktop_rows)s::bigint[]) who (id, row)
-            JOIN {table} u ON u.desktop_id = who.id AND u.desktop_user_id IS NULL
-        WHERE u.hour >= %(start)s AND u.hour < %(end)s
-    ), by_day AS (
-        SELECT row, slot / 24 AS day, application FROM used GROUP BY 1, 2, 3
-    ), ran AS (
-        SELECT row, application, count(*)::float AS days FROM by_day GROUP BY 1, 2
-    ), worked AS (
-        SELECT row, count(*) AS days FROM (SELECT DISTINCT row, day FROM by_day) each GROUP BY 1
-    ), told AS (
-        SELECT application, row_number() OVER (
-            ORDER BY sum(ran.days * (1 - ran.days / worked.days)) DESC, count(*) DESC, application
-        ) AS rank
-        FROM ran JOIN worked USING (row) GROUP BY application
-    )
-    SELECT slot, array_agg(row), array_agg(least(rank, %(most)s + 1)),
-        array_agg(cpu_core_s::float8)
-    FROM used JOIN told USING (application)
-    GROUP BY slot
+    SELECT (extract(epoch FROM hour - %(start)s) / 3600)::int, array_agg(row),
+        array_agg(coalesce(array_position(%(chosen)s::text[], application::text) - 1, %(most)s)),
+        array_agg(cpu_core_s)
+    FROM ({USED}) used
+    GROUP BY hour
 ) TO STDOUT (FORMAT binary)
 """
 READ_DISKS = f"""
@@ -93,33 +110,41 @@ def _copied(
     subjects: Sequence[Subject], start: datetime, hours: int
 ) -> Iterator[tuple[int, AnyArray, AnyArray, AnyArray]]:
     """Hour by hour: its number, then of each use the subject's row, the kind and the seconds."""
-    people = {s.desktop_user_id: row for row, s in enumerate(subjects) if s.desktop_user_id}
-    # A person's row is theirs whatever they sit at; only a machine without one goes by itself.
-    machines = {
-        s.desktop_id: row
-        for row, s in enumerate(subjects)
-        if s.desktop_id and not s.desktop_user_id
-    }
     start = start.astimezone(UTC)
-    words = {
-        "start": start,
-        "end": start + hours * HOUR,
+    words = {"start": start, "end": start + hours * HOUR, "most": MOST_APPLICATIONS}
+    with connection.cursor() as cursor:
+        cursor.execute(OBSERVED, words | _whose(subjects, range(len(subjects))))
+        observed = [row for (row,) in cursor.fetchall()]
+        if not observed:
+            return
+        asked = observed[:: -(-len(observed) // MOST_ASKED)]
+        cursor.execute(CHOOSE, words | _whose(subjects, asked))
+        chosen = [application for (application,) in cursor.fetchall()]
+        words |= {"chosen": chosen} | _whose(subjects, observed)
+        with cursor.copy(cursor.mogrify(READ, words)) as copy:
+            for slot, rows, kinds, cpu_core_s in copy.rows():
+                yield (
+                    int.from_bytes(slot),
+                    _elements(rows, ">i8"),
+                    _elements(kinds, ">i4"),
+                    _elements(cpu_core_s, ">f4"),
+                )
+
+
+def _whose(subjects: Sequence[Subject], rows: Iterable[int]) -> dict[str, list[int]]:
+    """A person's row is theirs whatever they sit at; only a machine without one goes by itself."""
+    people = {user: row for row in rows if (user := subjects[row].desktop_user_id)}
+    machines = {
+        desktop: row
+        for row in rows
+        if (desktop := subjects[row].desktop_id) and not subjects[row].desktop_user_id
+    }
+    return {
         "users": list(people),
         "user_rows": list(people.values()),
         "desktops": list(machines),
         "desktop_rows": list(machines.values()),
-        "most": MOST_APPLICATIONS,
     }
-    with connection.cursor() as cursor:
-        statement = cursor.mogrify(READ.format(table=ApplicationUse._meta.db_table), words)
-        with cursor.copy(statement) as copy:
-            for slot, rows, ranks, cpu_core_s in copy.rows():
-                yield (
-                    int.from_bytes(slot),
-                    _elements(rows, ">i8"),
-                    _elements(ranks, ">i8") - 1,
-                    _elements(cpu_core_s, ">f8"),
-                )
 
 
 def _elements(array: bytes, kind: str) -> AnyArray:

@@ -151,6 +151,7 @@ def test_events_reach_the_pool_the_site_or_everybody_they_are_about(rows: Rows) 
 
 
 def test_people_with_the_same_events_share_a_calendar_and_queries_do_not_grow(rows: Rows) -> None:
+    (ana, *_) = people_of(rows)
     home = rows.sites[0]
     home.country = "FR"
     home.save()
@@ -160,6 +161,7 @@ def test_people_with_the_same_events_share_a_calendar_and_queries_do_not_grow(ro
         people = people_of(rows)
         for person in people:
             announce(rows.dataset, "leave", START, START + DAY, desktop_user=person)
+            use(person, ana.desktop, len(people), editor=5.0)
         subjects = read_history(rows.dataset, until=AS_OF, days=7).subjects
         with CaptureQueriesContext(connection) as queries:
             notices = read_notices(rows.dataset, start=START, hours=HOURS, known_at=WALL)
@@ -175,7 +177,7 @@ def test_people_with_the_same_events_share_a_calendar_and_queries_do_not_grow(ro
         DesktopUser(dataset=rows.dataset, pool=rows.pool, pseudonym=f"p{i}", home_site=home)
         for i in range(40)
     )
-    assert ask() == few == (1, 4)
+    assert ask() == few == (1, 6)
 
 
 # Application use
