@@ -202,7 +202,9 @@ def _forecast_known(
         here = np.ix_(np.arange(len(values)), np.flatnonzero(trial.band_of_slot == band))
         happened = actual[:, :, cases].reshape(len(values), -1)
         heard = said[:, :, :, cases].reshape(*said.shape[:2], -1, len(BACKTEST_LEVELS))
-        weight = learn_weights(happened, heard, levels=BACKTEST_LEVELS)
+        weight = learn_weights(
+            _root(happened, values), _root(heard, values), levels=BACKTEST_LEVELS
+        )
         mixed = combine(heard, weight)
         weights[here] = weight[:, None]
         factors[here] = learn_factors(happened, mixed, levels=BACKTEST_LEVELS)[:, None]
@@ -311,6 +313,17 @@ def _observed_at(values: FloatArray, trial: _Trial) -> FloatArray:
     slot = trial.n_slots - back + trial.leads - 1
     known = trial.is_known
     result: FloatArray = np.where(known, values[:, np.where(known, slot, 0)], np.nan)
+    return result
+
+
+def _root(cases: FloatArray, values: FloatArray) -> FloatArray:
+    """Square roots above a series' lowest value: one hour of uproar must not decide its weights.
+
+    cases : shape (n_series, n_cases), or (n_members, n_series, n_cases, n_levels)
+    """
+    lowest = np.nanmin(values, axis=1)[:, None]
+    beyond = cases - (lowest if cases.ndim == 2 else lowest[:, :, None])
+    result: FloatArray = np.sqrt(np.maximum(beyond, 0.0))
     return result
 
 
@@ -438,7 +451,7 @@ def _at_rest(said: FloatArray, values: FloatArray) -> FloatArray:
     ]
     floor = lowest[:, None, None, None]
     resting = (said[by_value] == floor).all(axis=0) & rests[:, None, None, None]
-    result: FloatArray = np.where(resting, floor, said)
+    result: FloatArray = np.where(resting & np.isfinite(said), floor, said)
     return result
 
 
