@@ -22,6 +22,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     ">=": operator.ge,
     ">": operator.gt,
+    "+-0.02": lambda value, wanted: abs(value - wanted) <= 0.02,
 }
 
 
