@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from forecasting.core.arrays import BoolArray, FloatArray
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.threads import in_pieces
 
 FLEET_ROUNDS, SERIES_ROUNDS = 60, 40
 FLEET_RATE, SERIES_RATE = 0.5, 0.3
@@ -59,12 +60,17 @@ def learn_weights(actual: FloatArray, quantiles: FloatArray, *, levels: FloatArr
         slope = _slope(fleet, happened[sample], said[:, sample], levels, relative[sample])
         rate = FLEET_RATE / np.sqrt(1 + turn / 10)
         fleet = _descend(fleet, slope.mean(axis=0, keepdims=True), rate)
-    own = np.repeat(fleet, len(useful), axis=0)
-    for _ in range(SERIES_ROUNDS):
-        slope = _slope(own, happened[useful], said[:, useful], levels, relative[useful])
-        own = _descend(own, slope, SERIES_RATE)
+
+    def lean(some: IntArray) -> FloatArray:
+        own = np.repeat(fleet, len(some), axis=0)
+        mine = useful[some]
+        facts = happened[mine], said[:, mine], levels, relative[mine]
+        for _ in range(SERIES_ROUNDS):
+            own = _descend(own, _slope(own, *facts), SERIES_RATE)
+        return own
+
     weights[:] = fleet
-    weights[useful] = own
+    weights[useful] = np.concatenate(in_pieces(lean, len(useful)))
     return weights
 
 

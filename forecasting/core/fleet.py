@@ -10,8 +10,7 @@ series' own scale, sees nothing past the origin it forecasts from, and treats al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +28,7 @@ from forecasting.core.related import Related
 from forecasting.core.scores import pinball_loss
 from forecasting.core.seasonal import HABITS, habit_quantiles
 from forecasting.core.shifts import on_todays_level
-from forecasting.core.threads import N_THREADS
+from forecasting.core.threads import in_pieces
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
 
@@ -43,7 +42,6 @@ BAND_ENDS_H = (6.0, 24.0, np.inf)
 LEADS_PER_BAND = 5
 BACKTEST_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 PROPHET_REFIT_DAYS = 4
-SERIES_AT_ONCE = 512
 # A lowest value seen this often is where the series rests.
 REST_SHARE = 0.05
 
@@ -184,15 +182,17 @@ def _forecast_known(
     related: Related | None,
 ) -> FleetForecast:
     """As `forecast_in_detail`, for series with at least one observation and rising levels."""
-    values = on_todays_level(values, timeline)
+    n_series = len(values)
+    values = np.concatenate(
+        in_pieces(lambda some: on_todays_level(values[some], timeline), n_series)
+    )
     clock = clock_of(timeline, holidays, len(values))
     pooled = fit_pooled(values, clock=clock, related=related)
     engines = _Engines(timeline, clock, holidays, related, pooled)
     trial = _Trial.of(timeline, learned_to=pooled.holdout_from if pooled else 0)
     actual = _observed_at(values, trial)
-    pieces = _pieces(len(values))
     said = np.concatenate(
-        _side_by_side(lambda some: engines.say(values, some, trial, BACKTEST_LEVELS), pieces),
+        in_pieces(lambda some: engines.say(values, some, trial, BACKTEST_LEVELS), n_series),
         axis=1,
     )
     weights = np.empty((len(values), timeline.horizon, said.shape[0]))
@@ -208,7 +208,9 @@ def _forecast_known(
         mixed = combine(heard, weight)
         weights[here] = weight[:, None]
         factors[here] = learn_factors(happened, mixed, levels=BACKTEST_LEVELS)[:, None]
-    losses = _losses(actual, said, values, trial)
+    losses = np.concatenate(
+        in_pieces(lambda some: _losses(actual[some], said[:, some], values[some], trial), n_series)
+    )
 
     now = _Trial.now(timeline)
 
@@ -218,15 +220,8 @@ def _forecast_known(
         mixed = stretch(mixed, factors[some], at=BACKTEST_LEVELS, levels=levels)
         return _plausible(mixed, values[some], levels)
 
-    quantiles = np.concatenate(_side_by_side(forecast, pieces))
+    quantiles = np.concatenate(in_pieces(forecast, n_series))
     return FleetForecast(quantiles, MEMBERS, weights.mean(axis=1), losses)
-
-
-def _side_by_side(
-    work: Callable[[IntArray], FloatArray], pieces: Sequence[IntArray]
-) -> list[FloatArray]:
-    with ThreadPoolExecutor(N_THREADS) as threads:
-        return list(threads.map(work, pieces))
 
 
 @dataclass(frozen=True)
@@ -294,10 +289,6 @@ def _spread(values: IntArray, count: int) -> IntArray:
     """At most `count` of the values, evenly spread."""
     where = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64)
     return values[where]
-
-
-def _pieces(n_series: int) -> list[IntArray]:
-    return np.array_split(np.arange(n_series), -(-n_series // SERIES_AT_ONCE))
 
 
 def _of(holidays: Holidays | None, series: IntArray) -> Holidays | None:
