@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event
@@ -55,6 +56,12 @@ BANDS = (
 INK, BLUE, GREY, AMBER = "#182433", "#206bc4", "#8a97a8", "rgba(247, 103, 7, 0.10)"
 PALETTE = ("#206bc4", "#f59f00", "#2fb344", "#d6336c", "#4299e1", "#ae3ec9", "#0ca678", "#74b816")
 OTHER_PLACES, ELSEWHERE = "other sites", "elsewhere"
+COMPONENTS = {
+    "trend": "Trend",
+    "weekly": "Over the week",
+    "daily": "Over the day",
+    "holidays": "Holidays and events",
+}
 MAP_STEP_H = 6
 # A map of one town says nothing: show at least this much around the sites, degrees.
 MAP_MARGIN = 12.0
@@ -125,6 +132,52 @@ def demand_figure(
     _mark_moment(figure, _wall(as_of, zone), "as of")
     end = profile.starts_at + len(quantile) * profile.step
     _mark_events(figure, events, min(history_start, profile.starts_at), end, zone)
+    return _plain_figure(figure)
+
+
+def components_figure(
+    resource: str,
+    components: Mapping[str, FloatArray],
+    *,
+    start: datetime,
+    n_slots: int,
+    time_zone: str,
+    source: str,
+) -> Figure:
+    """What Prophet makes of a history: its trend, its week and its day, one below the other.
+
+    components : by name, shape (n_slots + a week,), hourly from `start`, unit of the resource
+    n_slots : how many of the hours are past
+    """
+    unit, zone = UNITS[resource], ZoneInfo(time_zone)
+    shown = [name for name in COMPONENTS if name in components]
+    figure = make_subplots(
+        rows=len(shown), cols=1, subplot_titles=[COMPONENTS[name] for name in shown]
+    )
+    for row, name in enumerate(shown, start=1):
+        first, hours = {"weekly": (n_slots, 168), "daily": (n_slots, 24)}.get(
+            name, (0, len(components[name]))
+        )
+        values = components[name][first : first + hours] / unit.divisor
+        figure.add_scatter(
+            x=_wall_hours(start + timedelta(hours=first), len(values), zone),
+            y=_plain(values),
+            mode="lines",
+            line={"color": BLUE, "width": 1.6},
+            hovertemplate=f"%{{y:.3~g}} {unit.symbol}",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+    _dress(
+        figure,
+        title=f"{unit.title}: what repeats, and where it is going",
+        y_title="",
+        time_zone=time_zone,
+        source=source,
+    )
+    figure.update_xaxes(title=None)
+    figure.update_yaxes(title=unit.symbol)
     return _plain_figure(figure)
 
 
@@ -325,6 +378,19 @@ def _ranked_places(profile: ResourceDemandProfile) -> list[tuple[str, FloatArray
         if code != ELSEWHERE
     ]
     return sorted(places, key=lambda place: (-float(place[1].sum()), place[0]))
+
+
+def share_inside(profile: ResourceDemandProfile, resource: str, actual: FloatArray) -> float | None:
+    """Share of the hours observed that lay between the 10 % and the 90 % quantile.
+
+    actual : shape (n_hours,), from the first hour of the profile on, NaN where not observed
+    """
+    quantile = np.asarray(getattr(profile, resource), dtype=np.float64)[: len(actual)]
+    low, high = _level(profile, quantile, 0.1), _level(profile, quantile, 0.9)
+    seen = np.isfinite(actual)
+    if low is None or high is None or not seen.any():
+        return None
+    return float(((actual >= low) & (actual <= high))[seen].mean())
 
 
 def _level(profile: ResourceDemandProfile, quantile: FloatArray, level: float) -> FloatArray | None:

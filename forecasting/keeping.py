@@ -47,6 +47,7 @@ def _sections(person: DesktopUser, desktop: Desktop | None) -> Iterator[Section]
             "location",
             "engine",
             "history_hours",
+            "engines",
         ),
     )
     yield Section(

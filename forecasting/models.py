@@ -121,6 +121,11 @@ class ResourceDemandProfile(models.Model):
         default=False, help_text="Too little history of its own: the pool's profile was used."
     )
     history_hours = models.PositiveIntegerField(default=0)
+    engines = models.JSONField(
+        default=dict,
+        help_text="By resource and engine: the part it took, and its loss lately, as a ratio to"
+        " repeating the day before; null where unknown.",
+    )
 
     class Meta:
         constraints = (

@@ -29,6 +29,9 @@ from forecasting.models import (
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
 
+# An engine that took less is not worth a line.
+LEAST_PART = 0.02
+
 
 def generations_for(viewer: Viewer) -> QuerySet[Generation]:
     return Generation.objects.filter(dataset__in=datasets_for(viewer)).select_related("dataset")
@@ -151,6 +154,13 @@ def values_of(row: ResourceDemandProfile) -> core.ResourceDemandProfile:
         engine=row.engine,
         enough_history=not row.is_from_pool,
         history_hours=row.history_hours,
+        engines={
+            resource: {
+                engine: core.EngineShare(weight, float("nan") if loss is None else loss)
+                for engine, (weight, loss) in shares.items()
+            }
+            for resource, shares in row.engines.items()
+        },
         **{name: _quantiles(row, name) for name in core.RESOURCES},
     )
 
@@ -217,6 +227,51 @@ def forecast_of(
     total = p_site.sum(axis=2, keepdims=True)
     p_site /= np.where(total > 1, total, 1)
     return PeopleForecast(levels, p_active, p_site, demand)
+
+
+def earlier_profile(viewer: Viewer, row: ResourceDemandProfile) -> ResourceDemandProfile | None:
+    """What the newest full forecast made a day or more before a profile said of its subject."""
+    return (
+        ResourceDemandProfile.objects.filter(
+            pool__in=pools_for(viewer),
+            desktop_user=row.desktop_user_id,
+            desktop=row.desktop_id,
+            generation__dataset=row.generation.dataset_id,
+            generation__kind=Generation.Kind.FULL,
+            generation__state=Generation.State.COMPLETE,
+            generation__as_of__lte=row.starts_at - timedelta(days=1),
+        )
+        .order_by("-generation__as_of")
+        .select_related("generation__dataset", "desktop_user__home_site", "desktop")
+        .first()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePart:
+    """What an engine had to do with a forecast, for a page.
+
+    weight : in [0, 1]; gain : how much less loss than repeating the day before, None if unknown
+    """
+
+    engine: str
+    weight: float
+    gain: float | None
+
+    @property
+    def loss_more(self) -> float:
+        """How much more loss, where there was no gain."""
+        return max(-(self.gain or 0.0), 0.0)
+
+
+def engine_parts(row: ResourceDemandProfile, resource: str) -> list[EnginePart]:
+    """The engines a forecast was combined of, the one that counted most first."""
+    parts = [
+        EnginePart(engine, weight, None if loss is None else 1 - loss)
+        for engine, (weight, loss) in row.engines.get(resource, {}).items()
+        if weight >= LEAST_PART
+    ]
+    return sorted(parts, key=lambda part: -part.weight)
 
 
 def likely_places(

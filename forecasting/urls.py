@@ -13,6 +13,12 @@ urlpatterns = [
         name="backtest_figure",
     ),
     path("profiles/<int:pk>/demand/<slug:resource>.json", views.demand, name="demand_figure"),
+    path(
+        "profiles/<int:pk>/components/<slug:resource>.json",
+        views.components,
+        name="components_figure",
+    ),
+    path("profiles/<int:pk>/earlier/<slug:resource>.json", views.earlier, name="earlier_figure"),
     path("profiles/<int:pk>/presence.json", views.presence, name="presence_figure"),
     path("profiles/<int:pk>/whereabouts.json", views.whereabouts, name="whereabouts_figure"),
     path("profiles/<int:pk>/map.json", views.location_map, name="location_map_figure"),

@@ -12,20 +12,26 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
-from desktops.models import Look, Site
+from desktops.models import Look, Notice, Site
+from desktops.notices import notices_about
 from desktops.pages import live, render_page
 from desktops.selectors import activity_of
 from desktops.services.looks import note_looks
 from forecasting import charts, selectors
 from forecasting.core.arrays import FloatArray
-from forecasting.core.calendar import Event, country_holidays
-from forecasting.core.profiles import HOUR, RESOURCES
+from forecasting.core.calendar import Event, country_holidays, event_flags
+from forecasting.core.profiles import HORIZON_HOURS, HOUR, RESOURCES
+from forecasting.core.prophet import fit_prophet
+from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar
 from forecasting.models import BacktestExample, ResourceDemandProfile
 
 HISTORY = timedelta(days=14)
 SCORED_DAYS = 7
 BEFORE_EXAMPLE = timedelta(days=4)
+COMPONENTS_FROM = timedelta(weeks=8)
+WEEK_HOURS = 168
+LEAST_HOURS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,69 @@ def demand(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
             as_of=told.row.generation.as_of,
             time_zone=told.time_zone,
             source=told.source,
+            events=told.events,
+        )
+    )
+
+
+def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
+    """Trend, week and day of a subject's own history, fitted when asked for: one is quick."""
+    if resource not in RESOURCES:
+        raise Http404(f"There is no resource {resource}.")
+    told = _told(request, pk)
+    zone = ZoneInfo(told.time_zone)
+    start = (told.row.starts_at - COMPONENTS_FROM).astimezone(zone)
+    end = told.row.starts_at
+    history = _observed(told.row, resource, start=start, end=end, in_session=True)
+    if np.isfinite(history).sum() < LEAST_HOURS:
+        raise Http404("Too little was observed to tell a rhythm.")
+    hours = history.size
+    timeline = Timeline(start, HOUR, hours, WEEK_HOURS)
+    flags = event_flags([told.events], timeline=timeline) if told.events else None
+    fit = fit_prophet(history[None], timeline=timeline, holidays=flags)
+    parts = fit.components(np.arange(hours + WEEK_HOURS))
+    return _answer(
+        charts.components_figure(
+            resource,
+            {name: values[0] for name, values in parts.items()},
+            start=start,
+            n_slots=hours,
+            time_zone=told.time_zone,
+            source=f"{told.source} · Prophet alone, fitted to the last eight weeks",
+        )
+    )
+
+
+def earlier(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
+    """What a full forecast made a day or more before said, over what then came."""
+    if resource not in RESOURCES:
+        raise Http404(f"There is no resource {resource}.")
+    told = _told(request, pk)
+    row = selectors.earlier_profile(request.user, told.row)
+    if row is None:
+        raise Http404("No earlier forecast of this subject is kept.")
+    start = row.starts_at - BEFORE_EXAMPLE
+    profile = selectors.values_of(row)
+    end = told.row.starts_at
+    history = _observed(row, resource, start=start, end=end, in_session=True)
+    after = history[int((row.starts_at - start) / HOUR) :][:HORIZON_HOURS]
+    inside = charts.share_inside(profile, resource, after)
+    seen = int(np.isfinite(after).sum())
+    kept = "nothing was observed since"
+    if inside is not None:
+        kept = f"of {seen} hours observed since, {inside:.0%} lay in the band of 8 of 10"
+    return _answer(
+        charts.demand_figure(
+            profile,
+            resource,
+            history=history,
+            history_start=start,
+            as_of=row.generation.as_of,
+            time_zone=told.time_zone,
+            source=(
+                f"{row.generation.dataset.label} · forecast of"
+                f" {row.generation.as_of:%-d %b %Y %H:%M} UTC; {kept}"
+            ),
             events=told.events,
         )
     )
@@ -182,7 +251,25 @@ def _told(request: HttpRequest, pk: int) -> Told:
         f"{generation.dataset.label} ({kind} data) · forecast from what was known at"
         f" {generation.as_of:%-d %b %Y %H:%M} UTC by {row.engine}"
     )
-    return Told(row, time_zone, source, _holidays(row, time_zone))
+    events = _holidays(row, time_zone) + _announced(request, row)
+    return Told(row, time_zone, source, events)
+
+
+def _announced(request: HttpRequest, row: ResourceDemandProfile) -> list[Event]:
+    """Notices about the subject that fall into the charts."""
+    subject = row.desktop_user or row.desktop
+    if subject is None:
+        return []
+    notices = notices_about(request.user, subject=subject, at=row.starts_at - HISTORY)
+    return [
+        Event(
+            notice.title or notice.get_kind_display(),
+            notice.starts_at,
+            notice.ends_at,
+            is_day_off=notice.kind == Notice.Kind.CLOSED,
+        )
+        for notice in notices
+    ]
 
 
 def _holidays(row: ResourceDemandProfile, time_zone: str) -> list[Event]:
@@ -205,14 +292,18 @@ def _observed(
     *,
     start: datetime,
     end: datetime,
+    in_session: bool = False,
 ) -> FloatArray:
-    """Hourly from `start` to `end`, NaN where nothing was observed."""
+    """Hourly from `start` to `end`, NaN where nothing was observed.
+
+    in_session : leave out the hours that are known to be without a session
+    """
     values = np.full(int((end - start) / HOUR), np.nan)
     seen = activity_of(
         person=row.desktop_user, desktop=row.desktop, since=start, until=end
-    ).values_list("hour", resource)
-    for hour, value in seen:
-        if value is not None:
+    ).values_list("hour", resource, "active_ratio")
+    for hour, value, active_ratio in seen:
+        if value is not None and not (in_session and active_ratio == 0):
             values[int((hour - start) / HOUR)] = value
     return values
 

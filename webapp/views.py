@@ -25,6 +25,7 @@ from desktops.notices import notices_about
 from desktops.pages import live, render_page
 from desktops.services.looks import note_looks
 from forecasting import selectors as forecasts
+from forecasting.charts import UNITS
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.services.forecasts import request_forecast
 from migration import selectors as moves
@@ -144,6 +145,8 @@ def _subject_page(
         "may_see_names": fleet.may_see_names(viewer),
         "profile": profile,
         "places": _places(profile) if profile else [],
+        "earlier": forecasts.earlier_profile(viewer, profile) if profile else None,
+        "resources": _resources(profile) if profile and profile.has_demand else [],
         "last_seen": fleet.newest_site(person, at=clock) if person else None,
         "notices": notices_about(viewer, subject=subject, at=clock),
         "is_being_unplaced": bool(
@@ -158,6 +161,15 @@ def _subject_page(
         }
     section = "people" if person else "desktops"
     return render_page(request, "subject.html", context, section=section)
+
+
+def _resources(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
+    """What was forecast of a profile, and by which engines."""
+    return [
+        {"slug": name, "title": unit.title, "engines": forecasts.engine_parts(profile, name)}
+        for name, unit in UNITS.items()
+        if getattr(profile, name) is not None
+    ]
 
 
 def _places(profile: ResourceDemandProfile) -> list[dict[str, Any]]:

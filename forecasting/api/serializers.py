@@ -96,6 +96,7 @@ class BriefProfileSerializer(serializers.ModelSerializer):
             "engine",
             "is_from_pool",
             "history_hours",
+            "engines",
         )
 
 

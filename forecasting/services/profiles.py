@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from django.db import connection
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from desktops.models import Desktop, DesktopUser
 from forecasting.core import profiles as core
@@ -31,6 +33,7 @@ COLUMNS = {
     "engine": "text",
     "is_from_pool": "bool",
     "history_hours": "int4",
+    "engines": "jsonb",
 }
 
 
@@ -50,6 +53,7 @@ class Row:
     p_active: AnyArray | None
     demand: Mapping[str, AnyArray] = field(default_factory=dict)
     location: Mapping[str, AnyArray] = field(default_factory=dict)
+    engines: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
 
 def row_of(subject: Subject, profile: core.ResourceDemandProfile) -> Row:
@@ -64,7 +68,21 @@ def row_of(subject: Subject, profile: core.ResourceDemandProfile) -> Row:
         p_active=profile.p_active,
         demand={name: values for name, values in demand.items() if np.isfinite(values).all()},
         location=profile.location if subject.is_located else {},
+        engines=_plain(profile.engines),
     )
+
+
+def _plain(
+    engines: Mapping[str, Mapping[str, core.EngineShare]],
+) -> dict[str, dict[str, list[float | None]]]:
+    """As JSON, which has no NaN; four places are more than anybody can check."""
+    return {
+        resource: {
+            engine: [round(value, 4) if isfinite(value) else None for value in share]
+            for engine, share in shares.items()
+        }
+        for resource, shares in engines.items()
+    }
 
 
 def write_profiles(generation: Generation, rows: Iterable[Row]) -> int:
@@ -99,6 +117,7 @@ def _values(generation: Generation, row: Row) -> tuple[Any, ...]:
         row.engine,
         row.is_from_pool,
         row.history_hours,
+        Jsonb(row.engines),
     )
 
 

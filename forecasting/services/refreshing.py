@@ -92,6 +92,7 @@ def make_refresh(generation: Generation, crowd: Crowd) -> list[Row]:
             p_active=None if row.p_active is None else active[i],
             demand={name: demand[name][i] for name in RESOURCES if getattr(row, name) is not None},
             location=places.of(standing, i, hours),
+            engines=row.engines,
         )
         for i, row in enumerate(standing.rows)
     ]

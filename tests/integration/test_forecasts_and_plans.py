@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+from django.contrib.auth import get_user_model
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -15,6 +17,7 @@ from desktops.models import (
     DesktopUser,
     Event,
     FlavorPrice,
+    Notice,
     Pool,
     RegionLink,
     RoundTrip,
@@ -307,3 +310,47 @@ def test_what_is_known_of_a_person_alone_belongs_to_their_desktop(fleet: Fleet) 
     rows = [r for r, s in enumerate(history.subjects) if s.desktop_user_id == ben.pk]
     assert len(rows) == 1
     assert history.active_ratio[rows[0], -2] == 0.25
+
+
+def test_a_persons_page_tells_how_their_forecast_was_made_and_how_one_turned_out(
+    fleet: Fleet,
+) -> None:
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    person = DesktopUser.objects.get(pseudonym="ana")
+    fleet.dataset.as_of = AS_OF + timedelta(hours=30)
+    fleet.dataset.save()
+    Notice.objects.create(
+        dataset=fleet.dataset,
+        kind=Notice.Kind.BUSY,
+        title="Quarter close",
+        starts_at=AS_OF,
+        ends_at=AS_OF + timedelta(days=2),
+        origin=Notice.Origin.REST,
+        provenance="test",
+        uid="0" * 64,
+        received_at=AS_OF,
+    )
+    run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
+    row = ResourceDemandProfile.objects.filter(desktop_user=person).latest("pk")
+    weights = [weight for weight, _ in row.engines["cpu_cores"].values()]
+    assert sum(weights) == pytest.approx(1.0, abs=0.01)
+
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root", password="x"))
+    page = client.get(f"/people/{person.pk}/").content.decode()
+    for words in ("How it was forecast", "champion", "What repeats", "How an earlier forecast"):
+        assert words in page, words
+    base = f"/profiles/{row.pk}"
+    parts = client.get(f"{base}/components/cpu_cores.json").json()["figure"]
+    assert len(parts["data"]) >= 3, "trend, week and day"
+    assert all(any(y is not None for y in trace["y"]) for trace in parts["data"])
+    earlier = client.get(f"{base}/earlier/cpu_cores.json").json()["figure"]
+    assert "lay in the band" in str(earlier["layout"]) or "since" in str(earlier["layout"])
+    demand = client.get(f"{base}/demand/cpu_cores.json").json()["figure"]
+    assert "Quarter close" in str(demand["layout"])
+    assert client.get(f"{base}/components/happiness.json").status_code == 404
+
+    stranger = Client()
+    stranger.force_login(get_user_model().objects.create_user("eve", password="x"))
+    for address in ("components/cpu_cores.json", "earlier/cpu_cores.json"):
+        assert stranger.get(f"{base}/{address}").status_code in (403, 404)
