@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from desktops.selectors import Viewer
 
 # An engine that took less is not worth a line.
-LEAST_PART = 0.02
+LEAST_PART = 0.1
 
 
 def generations_for(viewer: Viewer) -> QuerySet[Generation]:

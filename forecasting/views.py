@@ -71,7 +71,7 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
     zone = ZoneInfo(told.time_zone)
     start = (told.row.starts_at - COMPONENTS_FROM).astimezone(zone)
     end = told.row.starts_at
-    history = _observed(told.row, resource, start=start, end=end, in_session=True)
+    history = _observed(told.row, resource, start=start, end=end)
     if np.isfinite(history).sum() < LEAST_HOURS:
         raise Http404("Too little was observed to tell a rhythm.")
     hours = history.size
@@ -86,7 +86,7 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
             start=start,
             n_slots=hours,
             time_zone=told.time_zone,
-            source=f"{told.source} · Prophet alone, fitted to the last eight weeks",
+            source=f"{told.source} · Prophet alone, fitted to every hour of the last eight weeks",
         )
     )
 
