@@ -26,9 +26,11 @@ def notices_for(viewer: Viewer) -> QuerySet[Notice]:
 
 
 def notices_about(
-    viewer: Viewer, *, subject: DesktopUser | Desktop, at: datetime
+    viewer: Viewer, *, subject: DesktopUser | Desktop, at: datetime, until: datetime | None = None
 ) -> QuerySet[Notice]:
-    """What stands and concerns a person, or a desktop without one, now or in the month ahead.
+    """What stands and concerns a person, or a desktop without one, now or until then.
+
+    until : the month ahead, if not given
 
     Their own, their pool's and their data set's; those about a site, when it is their home.
     """
@@ -41,6 +43,6 @@ def notices_about(
         about = theirs & Q(site=None)
     return (
         notices_for(viewer)
-        .filter(about, withdrawn_at=None, ends_at__gt=at, starts_at__lt=at + AHEAD)
+        .filter(about, withdrawn_at=None, ends_at__gt=at, starts_at__lt=until or at + AHEAD)
         .select_related("site", "pool")
     )

@@ -149,7 +149,8 @@ def components_figure(
     components : by name, shape (n_slots + a week,), hourly from `start`, unit of the resource
     n_slots : how many of the hours are past
     """
-    unit, zone = UNITS[resource], ZoneInfo(time_zone)
+    # In UTC: adding hours to a wall clock that changes in between lands an hour off.
+    unit, zone, start = UNITS[resource], ZoneInfo(time_zone), start.astimezone(UTC)
     shown = [name for name in COMPONENTS if name in components]
     figure = make_subplots(
         rows=len(shown), cols=1, subplot_titles=[COMPONENTS[name] for name in shown]
@@ -178,6 +179,16 @@ def components_figure(
     )
     figure.update_xaxes(title=None)
     figure.update_yaxes(title=unit.symbol)
+    return _plain_figure(figure)
+
+
+def words_figure(words: str, *, source: str) -> Figure:
+    """Why there is nothing to draw, where the chart would have been."""
+    figure = go.Figure()
+    _dress(figure, title=words, y_title="", time_zone="UTC", source=source)
+    figure.add_annotation(text=words, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
     return _plain_figure(figure)
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery
 
-from desktops.models import Dataset, Desktop, DesktopUser, Pool
+from desktops.models import Dataset, Desktop, DesktopUser, Notice, Pool
+from desktops.notices import notices_about
 from desktops.selectors import datasets_for, pools_for
 from forecasting.core import profiles as core
 from forecasting.core.arrays import FloatArray
+from forecasting.core.calendar import Event, country_holidays
 from forecasting.core.drift import INTERVALS, Tally
+from forecasting.errors import InvalidCalendar
 from forecasting.history import Crowd
 from forecasting.models import (
     BacktestExample,
@@ -29,7 +33,7 @@ from forecasting.models import (
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
 
-# An engine that took less is not worth a line.
+# An engine that took less is not worth a line; the page says so.
 LEAST_PART = 0.1
 
 
@@ -272,6 +276,45 @@ def engine_parts(row: ResourceDemandProfile, resource: str) -> list[EnginePart]:
         if weight >= LEAST_PART
     ]
     return sorted(parts, key=lambda part: -part.weight)
+
+
+def holidays_of(person: DesktopUser, *, start: datetime, end: datetime) -> list[Event]:
+    """Public holidays where a person is at home that touch a span, by their own midnights."""
+    country = person.home_site.country if person.home_site else ""
+    if not country:
+        return []
+    try:
+        days = country_holidays(country, start=start, end=end, zone=ZoneInfo(person.time_zone))
+    except (InvalidCalendar, ZoneInfoNotFoundError, ValueError):
+        return []
+    return [
+        replace(day, name=f"{day.name} (public holiday, {country})")
+        for day in days
+        if day.starts_at < end and day.ends_at > start
+    ]
+
+
+def events_about(
+    viewer: Viewer, row: ResourceDemandProfile, *, start: datetime, end: datetime
+) -> list[Event]:
+    """What is irregular for the subject of a profile between two moments, each named with where
+    it is from: public holidays at home, and notices about them, their pool or everybody."""
+    person = row.desktop_user
+    subject = person or row.desktop
+    if subject is None:
+        return []
+    notices = notices_about(viewer, subject=subject, at=start, until=end)
+    holidays = holidays_of(person, start=start, end=end) if person else []
+    return [*holidays, *map(_as_event, notices)]
+
+
+def _as_event(notice: Notice) -> Event:
+    return Event(
+        f"{notice.title or notice.get_kind_display()} ({notice.get_origin_display()})",
+        notice.starts_at,
+        notice.ends_at,
+        is_day_off=notice.kind == Notice.Kind.CLOSED,
+    )
 
 
 def likely_places(

@@ -12,18 +12,16 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
-from desktops.models import Look, Notice, Site
-from desktops.notices import notices_about
+from desktops.models import Look, Site
 from desktops.pages import live, render_page
 from desktops.selectors import activity_of
 from desktops.services.looks import note_looks
 from forecasting import charts, selectors
 from forecasting.core.arrays import FloatArray
-from forecasting.core.calendar import Event, country_holidays, event_flags
+from forecasting.core.calendar import Event, event_flags
 from forecasting.core.profiles import HORIZON_HOURS, HOUR, RESOURCES
 from forecasting.core.prophet import fit_prophet
 from forecasting.core.timeline import Timeline
-from forecasting.errors import InvalidCalendar
 from forecasting.models import BacktestExample, ResourceDemandProfile
 
 HISTORY = timedelta(days=14)
@@ -41,7 +39,6 @@ class Told:
     row: ResourceDemandProfile
     time_zone: str
     source: str
-    events: list[Event]
 
 
 def demand(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
@@ -58,7 +55,7 @@ def demand(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
             as_of=told.row.generation.as_of,
             time_zone=told.time_zone,
             source=told.source,
-            events=told.events,
+            events=_events(request, told, since=start),
         )
     )
 
@@ -72,11 +69,17 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
     start = (told.row.starts_at - COMPONENTS_FROM).astimezone(zone)
     end = told.row.starts_at
     history = _observed(told.row, resource, start=start, end=end)
-    if np.isfinite(history).sum() < LEAST_HOURS:
-        raise Http404("Too little was observed to tell a rhythm.")
+    seen = int(np.isfinite(history).sum())
+    if seen < LEAST_HOURS:
+        return _answer(
+            charts.words_figure(
+                f"{seen} hours were observed: too few to tell what repeats", source=told.source
+            )
+        )
     hours = history.size
     timeline = Timeline(start, HOUR, hours, WEEK_HOURS)
-    flags = event_flags([told.events], timeline=timeline) if told.events else None
+    events = _events(request, told, since=start)
+    flags = event_flags([events], timeline=timeline) if events else None
     fit = fit_prophet(history[None], timeline=timeline, holidays=flags)
     parts = fit.components(np.arange(hours + WEEK_HOURS))
     return _answer(
@@ -86,7 +89,10 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
             start=start,
             n_slots=hours,
             time_zone=told.time_zone,
-            source=f"{told.source} · Prophet alone, fitted to every hour of the last eight weeks",
+            source=(
+                f"{told.source} · Prophet alone, fitted to the {seen} hours observed in the last"
+                " eight weeks"
+            ),
         )
     )
 
@@ -121,7 +127,7 @@ def earlier(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
                 f"{row.generation.dataset.label} · forecast of"
                 f" {row.generation.as_of:%-d %b %Y %H:%M} UTC; {kept}"
             ),
-            events=told.events,
+            events=_events(request, told, since=start),
         )
     )
 
@@ -133,7 +139,7 @@ def presence(request: HttpRequest, pk: int) -> JsonResponse:
             selectors.values_of(told.row),
             time_zone=told.time_zone,
             source=told.source,
-            events=told.events,
+            events=_events(request, told, since=told.row.starts_at),
         )
     )
 
@@ -251,39 +257,12 @@ def _told(request: HttpRequest, pk: int) -> Told:
         f"{generation.dataset.label} ({kind} data) · forecast from what was known at"
         f" {generation.as_of:%-d %b %Y %H:%M} UTC by {row.engine}"
     )
-    events = _holidays(row, time_zone) + _announced(request, row)
-    return Told(row, time_zone, source, events)
+    return Told(row, time_zone, source)
 
 
-def _announced(request: HttpRequest, row: ResourceDemandProfile) -> list[Event]:
-    """Notices about the subject that fall into the charts."""
-    subject = row.desktop_user or row.desktop
-    if subject is None:
-        return []
-    notices = notices_about(request.user, subject=subject, at=row.starts_at - HISTORY)
-    return [
-        Event(
-            notice.title or notice.get_kind_display(),
-            notice.starts_at,
-            notice.ends_at,
-            is_day_off=notice.kind == Notice.Kind.CLOSED,
-        )
-        for notice in notices
-    ]
-
-
-def _holidays(row: ResourceDemandProfile, time_zone: str) -> list[Event]:
-    """Public holidays where the person is at home, for the span of the charts."""
-    home = row.desktop_user.home_site if row.desktop_user else None
-    if home is None or not home.country:
-        return []
-    end = row.starts_at + timedelta(days=8)
-    try:
-        return country_holidays(
-            home.country, start=row.starts_at - HISTORY, end=end, zone=ZoneInfo(time_zone)
-        )
-    except InvalidCalendar:
-        return []
+def _events(request: HttpRequest, told: Told, *, since: datetime) -> list[Event]:
+    end = told.row.starts_at + HORIZON_HOURS * HOUR
+    return selectors.events_about(request.user, told.row, start=since, end=end)
 
 
 def _observed(

@@ -21,7 +21,7 @@ from drf_spectacular.generators import SchemaGenerator
 from desktops import selectors as fleet
 from desktops.errors import NotPermitted
 from desktops.models import Dataset, Desktop, DesktopUser, Look, Site
-from desktops.notices import notices_about
+from desktops.notices import AHEAD, notices_about
 from desktops.pages import live, render_page
 from desktops.services.looks import note_looks
 from forecasting import selectors as forecasts
@@ -149,6 +149,7 @@ def _subject_page(
         "resources": _resources(profile) if profile and profile.has_demand else [],
         "last_seen": fleet.newest_site(person, at=clock) if person else None,
         "notices": notices_about(viewer, subject=subject, at=clock),
+        "holidays": forecasts.holidays_of(person, start=clock, end=clock + AHEAD) if person else [],
         "is_being_unplaced": bool(
             person and not person.is_located and fleet.is_being_unplaced(person)
         ),

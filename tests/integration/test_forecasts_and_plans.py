@@ -27,7 +27,7 @@ from forecasting.core.profiles import HORIZON_HOURS, LEVELS
 from forecasting.errors import ForecastFailed, InvalidHistory
 from forecasting.history import read_history
 from forecasting.models import Generation, ResourceDemandProfile
-from forecasting.selectors import latest_generation, profiles_for
+from forecasting.selectors import events_about, latest_generation, profiles_for
 from forecasting.services import forecasts
 from forecasting.services.forecasts import run_forecast
 from migration.errors import NotDecidable, NotPossible
@@ -317,6 +317,24 @@ def test_a_persons_page_tells_how_their_forecast_was_made_and_how_one_turned_out
 ) -> None:
     run_forecast(dataset_id=fleet.dataset.pk, clock=timezone.now)
     person = DesktopUser.objects.get(pseudonym="ana")
+    client = Client()
+    root = get_user_model().objects.create_superuser("root", password="x")
+    client.force_login(root)
+    address = f"/people/{person.pk}/"
+    assert "No earlier forecast to compare yet" in client.get(address).content.decode()
+
+    Site.objects.filter(code="boston").update(country="US")
+    Activity.objects.bulk_create(
+        Activity(
+            dataset=fleet.dataset,
+            desktop_user=person,
+            desktop=person.desktop,
+            hour=AS_OF + timedelta(hours=h),
+            active_ratio=1.0,
+            cpu_cores=1.1 if h < 3 else 50.0,
+        )
+        for h in range(4)
+    )
     fleet.dataset.as_of = AS_OF + timedelta(hours=30)
     fleet.dataset.save()
     Notice.objects.create(
@@ -335,9 +353,7 @@ def test_a_persons_page_tells_how_their_forecast_was_made_and_how_one_turned_out
     weights = [weight for weight, _ in row.engines["cpu_cores"].values()]
     assert sum(weights) == pytest.approx(1.0, abs=0.01)
 
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root", password="x"))
-    page = client.get(f"/people/{person.pk}/").content.decode()
+    page = client.get(address).content.decode()
     for words in ("How it was forecast", "champion", "What repeats", "How an earlier forecast"):
         assert words in page, words
     base = f"/profiles/{row.pk}"
@@ -345,9 +361,11 @@ def test_a_persons_page_tells_how_their_forecast_was_made_and_how_one_turned_out
     assert len(parts["data"]) >= 3, "trend, week and day"
     assert all(any(y is not None for y in trace["y"]) for trace in parts["data"])
     earlier = client.get(f"{base}/earlier/cpu_cores.json").json()["figure"]
-    assert "lay in the band" in str(earlier["layout"]) or "since" in str(earlier["layout"])
+    assert "of 4 hours observed since, 75% lay in the band" in str(earlier["layout"])
     demand = client.get(f"{base}/demand/cpu_cores.json").json()["figure"]
-    assert "Quarter close" in str(demand["layout"])
+    assert "Quarter close (REST)" in str(demand["layout"])
+    weeks = events_about(root, row, start=AS_OF - timedelta(weeks=8), end=AS_OF)
+    assert "Washington's Birthday (public holiday, US)" in [event.name for event in weeks]
     assert client.get(f"{base}/components/happiness.json").status_code == 404
 
     stranger = Client()

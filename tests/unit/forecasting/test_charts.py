@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import pytest
 from forecasting.charts import (
     SitePoint,
     activity_figure,
+    components_figure,
     demand_figure,
     location_map_figure,
     location_shares_figure,
+    share_inside,
+    words_figure,
 )
 from forecasting.core.calendar import Event
 from forecasting.core.profiles import LEVELS, RESOURCES, ResourceDemandProfile
@@ -145,3 +149,51 @@ def test_shares_stack_the_likeliest_place_first_and_elsewhere_last(profile):
         profile, site_names={"par": "Paris"}, time_zone=ZONE, source="simulated"
     )
     assert [trace["name"] for trace in figure["data"]] == ["Paris", "lys", "elsewhere"]
+
+
+def components(**changes):
+    """Five days past and a week ahead; each value is its own hour, in GiB."""
+    hour = np.arange(5 * 24 + 168, dtype=np.float64)
+    arguments = {
+        "components": {"trend": hour * 2**30, "weekly": hour * 2**30, "daily": hour * 2**30},
+        "start": AS_OF - 120 * HOUR,
+        "n_slots": 120,
+        "time_zone": ZONE,
+        "source": "simulated",
+    }
+    return components_figure("memory_bytes", **(arguments | changes))
+
+
+def test_components_show_the_whole_trend_but_one_week_and_one_day_ahead():
+    figure = components()
+    assert "simulated" in strict_json(figure)
+    trend, week, day = figure["data"]
+    assert [len(each["y"]) for each in (trend, week, day)] == [288, 168, 24]
+    assert [each["y"][0] for each in (trend, week, day)] == [0, 120, 120]
+    assert week["x"][0] == day["x"][0] == "2024-02-26T01:00:00"
+    assert {note["text"] for note in figure["layout"]["annotations"]} == {
+        "Trend",
+        "Over the week",
+        "Over the day",
+    }
+    assert figure["layout"]["yaxis3"]["title"]["text"] == "GiB"
+
+
+def test_the_week_of_components_begins_at_its_hour_though_clocks_changed_before():
+    # On 31 March 2024 Paris goes from one o'clock to three.
+    before = datetime(2024, 3, 29, tzinfo=UTC)
+    for start in (before, before.astimezone(ZoneInfo(ZONE))):
+        assert components(start=start)["data"][1]["x"][0] == "2024-04-03T02:00:00"
+
+
+def test_the_share_inside_counts_only_the_hours_that_were_observed(profile):
+    low, high = (profile.cpu_cores[0][LEVELS.index(level)] for level in (0.1, 0.9))
+    actual = np.array([low, high, high + 0.1, low - 0.1, np.nan])
+    assert share_inside(profile, "cpu_cores", actual) == 0.5
+    assert share_inside(profile, "cpu_cores", np.full(5, np.nan)) is None
+
+
+def test_where_nothing_can_be_drawn_words_say_why():
+    figure = words_figure("3 hours were observed", source="simulated")
+    assert figure["layout"]["annotations"][0]["text"] == "3 hours were observed"
+    strict_json(figure)
