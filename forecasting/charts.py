@@ -58,10 +58,11 @@ PALETTE = ("#206bc4", "#f59f00", "#2fb344", "#d6336c", "#4299e1", "#ae3ec9", "#0
 OTHER_PLACES, ELSEWHERE = "other sites", "elsewhere"
 COMPONENTS = {
     "trend": "Trend",
-    "weekly": "Over the week",
-    "daily": "Over the day",
+    "weekly": "Over the week, around the trend",
+    "daily": "Over the day, around the trend",
     "holidays": "Holidays and events",
 }
+TICKS = {"weekly": "%a %-d %b", "daily": "%H:%M"}
 MAP_STEP_H = 6
 # A map of one town says nothing: show at least this much around the sites, degrees.
 MAP_MARGIN = 12.0
@@ -153,7 +154,10 @@ def components_figure(
     unit, zone, start = UNITS[resource], ZoneInfo(time_zone), start.astimezone(UTC)
     shown = [name for name in COMPONENTS if name in components]
     figure = make_subplots(
-        rows=len(shown), cols=1, subplot_titles=[COMPONENTS[name] for name in shown]
+        rows=len(shown),
+        cols=1,
+        subplot_titles=[COMPONENTS[name] for name in shown],
+        vertical_spacing=0.13,
     )
     for row, name in enumerate(shown, start=1):
         first, hours = {"weekly": (n_slots, 168), "daily": (n_slots, 24)}.get(
@@ -178,6 +182,9 @@ def components_figure(
         source=source,
     )
     figure.update_xaxes(title=None)
+    for row, name in enumerate(shown, start=1):
+        figure.update_xaxes(tickformat=TICKS.get(name, "%-d %b"), row=row)
+    figure.update_xaxes(title={"text": f"Time ({time_zone})"}, row=len(shown))
     figure.update_yaxes(title=unit.symbol)
     return _plain_figure(figure)
 

@@ -19,6 +19,7 @@ from desktops.services.looks import note_looks
 from forecasting import charts, selectors
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event, event_flags
+from forecasting.core.components import readable
 from forecasting.core.profiles import HORIZON_HOURS, HOUR, RESOURCES
 from forecasting.core.prophet import fit_prophet
 from forecasting.core.timeline import Timeline
@@ -81,11 +82,15 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
     events = _events(request, told, since=start)
     flags = event_flags([events], timeline=timeline) if events else None
     fit = fit_prophet(history[None], timeline=timeline, holidays=flags)
-    parts = fit.components(np.arange(hours + WEEK_HOURS))
+    parts = readable(
+        {name: part[0] for name, part in fit.components(np.arange(hours + WEEK_HOURS)).items()},
+        wall_hour=timeline.wall_s // 3600,
+        observed=np.isfinite(history),
+    )
     return _answer(
         charts.components_figure(
             resource,
-            {name: values[0] for name, values in parts.items()},
+            parts,
             start=start,
             n_slots=hours,
             time_zone=told.time_zone,

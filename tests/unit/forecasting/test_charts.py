@@ -173,8 +173,8 @@ def test_components_show_the_whole_trend_but_one_week_and_one_day_ahead():
     assert week["x"][0] == day["x"][0] == "2024-02-26T01:00:00"
     assert {note["text"] for note in figure["layout"]["annotations"]} == {
         "Trend",
-        "Over the week",
-        "Over the day",
+        "Over the week, around the trend",
+        "Over the day, around the trend",
     }
     assert figure["layout"]["yaxis3"]["title"]["text"] == "GiB"
 
