@@ -6,7 +6,7 @@ import secrets
 import sys
 
 # They read files alone, and run where nothing is set up.
-WITHOUT_SERVERS = ("evaluate_demand",)
+WITHOUT_SERVERS = ("evaluate_demand", "evaluate_locations")
 
 
 def main() -> None:

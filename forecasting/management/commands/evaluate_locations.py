@@ -1,0 +1,187 @@
+"""Score the forecast of whereabouts on recorded people, against simple methods in the same run.
+
+Every person is asked about at several moments in the last quarter of their records; the first
+sighting after each in three bands of lead time is scored, so that each person, moment and band
+counts alike.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from tqdm import tqdm
+
+from forecasting.core.location_evaluation import (
+    PRODUCT,
+    Result,
+    Scores,
+    compare,
+    evaluate,
+    hold_out,
+    score,
+    sightings_of,
+)
+from forecasting.core.location_targets import BANDS
+from forecasting.core.whereabouts import Sightings
+from forecasting.errors import ForecastingError
+from forecasting.location_traces import READERS, read_locations
+from forecasting.management.commands.evaluate_demand import at_least_one
+
+HEADINGS = (
+    "log loss",
+    *BANDS,
+    "Brier",
+    "accuracy",
+    "ECE",
+    "| on changes",
+    *BANDS,
+    "accuracy",
+    "| every",
+)
+
+
+class Command(BaseCommand):
+    help = __doc__
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--data", type=Path, required=True, help="folder or file")
+        parser.add_argument("--format", choices=list(READERS), required=True)
+        parser.add_argument(
+            "--regions",
+            type=Path,
+            help="table of regions and coordinates (gowalla); default: cloud_costs beside the data",
+        )
+        parser.add_argument("--people", type=at_least_one, help="only so many, evenly spread")
+        parser.add_argument("--origins", type=at_least_one, default=10, help="for each person")
+        parser.add_argument(
+            "--fits", type=at_least_one, default=48, help="moments that people share, at most"
+        )
+        parser.add_argument(
+            "--held-out",
+            type=share,
+            help="ask about this share of the people, and learn how to weigh guesses from the rest",
+        )
+        parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+    def handle(self, *args: Any, data: Path, **options: Any) -> None:
+        name = options["format"]
+        try:
+            seen = self._read(data, options)
+            started = time.perf_counter()
+            with _bar("asking", "moments") as bar:
+                result = evaluate(
+                    seen,
+                    per_person=options["origins"],
+                    most_moments=options["fits"],
+                    held_out=hold_out(seen, options["held_out"]) if options["held_out"] else None,
+                    progress=_advance(bar),
+                )
+            seconds = time.perf_counter() - started
+        except ForecastingError as error:
+            raise CommandError(str(error)) from error
+        scores = score(result)
+        self._say(name, result, scores, seconds)
+        best = min(
+            (each for each in scores if each != PRODUCT), key=lambda each: scores[each].log_loss
+        )
+        difference = compare(result, PRODUCT, best)
+        self.stdout.write(
+            f"The product's log loss is that of the best baseline ({best})"
+            f" {difference.mean:+.4f} (standard error {difference.standard_error:.4f},"
+            " over resampled people)."
+        )
+        if options["json"]:
+            detail = {each: asdict(of) for each, of in scores.items()}
+            figures = _figures(name, scores[PRODUCT])
+            behind = {"best_baseline": best, "difference": asdict(difference)}
+            self.stdout.write(json.dumps(_known({"figures": figures, "detail": detail, **behind})))
+
+    def _read(self, path: Path, options: dict[str, Any]) -> Sightings:
+        with tqdm(desc="reading", unit="B", unit_scale=True, file=sys.stderr) as bar:
+            trace = read_locations(
+                path, options["format"], regions=options["regions"], advance=bar.update
+            )
+        if options["people"]:
+            trace = trace.of_people(options["people"])
+        return sightings_of(trace.user, trace.at_s, trace.place)
+
+    def _say(self, name: str, result: Result, scores: dict[str, Scores], seconds: float) -> None:
+        every = [each for each in result.targets]
+        first = sum(int(each.is_first.sum()) for each in every)
+        changes = sum(int((each.is_first & (each.place != each.last)).sum()) for each in every)
+        people = len(np.unique(np.concatenate([each.user for each in every])))
+        self.stdout.write(
+            f"{name}: {people:,} people at {len(every)} moments, {first:,} first sightings in a"
+            f" band, {changes:,} of them changes, {sum(map(len, every)):,} sightings in all;"
+            f" {seconds:.0f} s"
+        )
+        self.stdout.write(" " * 24 + " ".join(f"{each:>11}" for each in HEADINGS))
+        for method, of in scores.items():
+            values = (
+                of.log_loss,
+                *of.by_band,
+                of.brier,
+                of.accuracy,
+                of.ece,
+                of.change_log_loss,
+                *of.change_by_band,
+                of.change_accuracy,
+                of.every_log_loss,
+            )
+            self.stdout.write(f"{method:<24}" + " ".join(f"{each:>11.4f}" for each in values))
+        self.stdout.write(
+            "Somebody perfectly calibrated would be measured to have an ECE of"
+            f" {scores[PRODUCT].ece_by_chance:.4f} with as many sightings."
+        )
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise ArgumentTypeError(f"a share between 0 and 1 is wanted, not {text!r}")
+    return value
+
+
+def _figures(name: str, scores: Scores) -> dict[str, float]:
+    figures = {
+        f"logloss_{name}": scores.log_loss,
+        f"ece_{name}": scores.ece,
+        f"change_logloss_{name}": scores.change_log_loss,
+        f"change_accuracy_{name}": scores.change_accuracy,
+        f"logloss_every_{name}": scores.every_log_loss,
+    }
+    return {key: round(value, 5) for key, value in figures.items() if np.isfinite(value)}
+
+
+def _known(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_known(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _bar(text: str, unit: str) -> tqdm[Any]:
+    return tqdm(desc=text, unit=f" {unit}", file=sys.stderr)
+
+
+def _advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
