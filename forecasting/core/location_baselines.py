@@ -53,11 +53,10 @@ STAYED, RECENT, NEW = range(3)
 
 @dataclass(frozen=True)
 class Past:
-    """What some people did up to a moment.
+    """What people did up to a moment.
 
     Pairs of a person and a place lie next to each other by person, as targets ask for them.
-    first_pair, n_pairs, n_seen, last_pair, last_s : shape (n_users,), of all people; what is not
-        asked about is empty
+    first_pair, n_pairs, n_seen, last_pair, last_s : shape (n_users,)
     pair_user, pair_place, frequency, recency : shape (n_pairs,); the last two sum, with
         `unseen[user]`, to 1
     pair : shape (n,), of each sighting
@@ -77,24 +76,19 @@ class Past:
     recency: FloatArray
 
     @classmethod
-    def of(cls, seen: Sightings, moment_s: float, people: IntArray) -> Past:
-        asked = np.zeros(seen.n_users, dtype=np.bool_)
-        asked[people] = True
-        known = asked[seen.user] & (seen.at_s <= moment_s)
-        past = Sightings(
-            seen.user[known], seen.place[known], seen.at_s[known], seen.n_users, seen.n_places
-        )
-        pairs, pair = np.unique(past.user * seen.n_places + past.place, return_inverse=True)
+    def of(cls, seen: Sightings, moment_s: float) -> Past:
+        """seen : nothing after the moment"""
+        pairs, pair = np.unique(seen.user * seen.n_places + seen.place, return_inverse=True)
         pair_user, pair_place = pairs // seen.n_places, pairs % seen.n_places
         n_pairs = np.bincount(pair_user, minlength=seen.n_users)
-        n_seen = np.bincount(past.user, minlength=seen.n_users)
+        n_seen = np.bincount(seen.user, minlength=seen.n_users)
         last_pair, last_s = np.full(seen.n_users, -1), np.full(seen.n_users, -np.inf)
-        last_pair[past.user], last_s[past.user] = pair, past.at_s
+        last_pair[seen.user], last_s[seen.user] = pair, seen.at_s
         unseen: FloatArray = np.reciprocal(n_seen + 1.0)
-        age_days = (moment_s - past.at_s) / DAY_S
+        age_days = (moment_s - seen.at_s) / DAY_S
         weight = np.maximum(0.5 ** (age_days / RECENCY_HALF_LIFE_DAYS), 1e-200)
         return cls(
-            past,
+            seen,
             np.cumsum(n_pairs) - n_pairs,
             n_pairs,
             n_seen,
@@ -161,15 +155,15 @@ class Lesson:
     unseen: FloatArray
 
 
-def learn_staying(seen: Sightings, moments: Sequence[float], people: IntArray) -> list[Lesson]:
-    """Lessons of these people at moments; each is over a week after its moment."""
+def learn_staying(seen: Sightings, moments: Sequence[float]) -> list[Lesson]:
+    """Lessons at moments; each is over a week after its moment."""
     lessons = []
     for moment_s in moments:
-        targets = targets_at(seen, moment_s, people)
+        targets = targets_at(seen, moment_s)
         first = np.flatnonzero(targets.is_first)
         if not len(first):
             continue
-        past = Past.of(seen, moment_s, people)
+        past = Past.of(seen.until(moment_s), moment_s)
         user, place = targets.user[first], targets.place[first]
         keys = past.pair_user * seen.n_places + past.pair_place
         wanted = user * seen.n_places + place

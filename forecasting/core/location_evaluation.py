@@ -1,13 +1,11 @@
 """How well it is foretold where people will be: rolling origins, held against simple methods.
 
-Asked is as the product is asked: at a moment, about the people of a fleet, from everything the
-fleet was seen doing up to that moment and nothing after it. Each person is asked about at several
-moments in the last quarter of their records. A model is fitted to a fleet, and fitting it for
-each person's own moments is not affordable, so people share moments: those wanted (evenly spaced
-in each person's last quarter) are pooled, as many of their quantiles as there may be fits become
-the moments, and each person gets those nearest to the wanted ones that lie in their last quarter.
-Clocks are never shifted: a person's hour of the week, season and daylight saving stay true, and
-what anybody did after a moment is out of reach of all that is asked at it.
+Asked is as the product is asked. It learns the ways of a fleet now and then, and what it knows of
+a person follows every sighting; so each person is asked about at moments of their own, evenly
+spaced over the last quarter of their records, with all that was seen of them up to the moment,
+while the ways of the fleet are those learned at the latest of a few common moments before.
+Nothing that anybody did after a moment is used for what is asked at it. Clocks are never shifted:
+a person's hour of the week, season and daylight saving stay true.
 
 Within a person's moment and a band of lead time the *first* sighting is scored: where the person
 will be found next, then. Thus each person, moment and band counts alike, and somebody who is seen
@@ -28,10 +26,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from forecasting.core.location import ELSEWHERE_KEY, fit_locations
+from forecasting.core.location import ELSEWHERE_KEY, LocationModel, fit_locations
 from forecasting.core.location_baselines import Past, baseline_answers, fit_staying, learn_staying
 from forecasting.core.location_targets import BANDS, Answers, Targets, reduce_answers, targets_at
-from forecasting.core.whereabouts import Sightings
+from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.errors import InvalidHistory
 
 PRODUCT = "product"
@@ -48,8 +46,33 @@ class Predicts(Protocol):
     def predict(self, user: Any, at: Any) -> list[dict[Any, float]]: ...
 
 
-# Sightings up to a moment, the moment, and the people to learn from (None for all) to a model.
-Fit = Callable[[Sightings, float, IntArray | None], Predicts]
+class Learned(Protocol):
+    """What was learned of the ways of a fleet."""
+
+    def about(self, seen: Sightings, moment_s: float) -> Predicts:
+        """A model of people who need not be of that fleet; nothing is seen after the moment."""
+
+
+Fit = Callable[[Sightings, float], Learned]
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product's model, with the fleet's ways learned earlier and people as they are known."""
+
+    model: LocationModel
+
+    @classmethod
+    def learn(cls, seen: Sightings, moment_s: float) -> Product:
+        return cls(fit_locations(seen.user, seen.at_s, seen.place, until=moment_s))
+
+    def about(self, seen: Sightings, moment_s: float) -> LocationModel:
+        return replace(
+            self.model,
+            users={number: number for number in np.unique(seen.user).tolist()},
+            places=tuple(range(seen.n_places)),
+            knowledge=Knowledge.of(seen, moment_s),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Result:
-    """targets : of each moment; answers : by method, to the targets of each moment"""
+    """targets : of each question, a person at a moment; answers : by method, to each question"""
 
     targets: tuple[Targets, ...]
     answers: Mapping[str, tuple[Answers, ...]]
@@ -94,12 +117,13 @@ def sightings_of(user: AnyArray, at_s: FloatArray, place: AnyArray) -> Sightings
     return Sightings.of(user_number, place_number, at_s, n_users=len(people), n_places=len(places))
 
 
-def choose_moments(
-    seen: Sightings, people: IntArray, *, per_person: int, most: int
-) -> list[tuple[float, IntArray]]:
-    """Moments in order, and who of these people is asked about at each.
+def person_moments(
+    seen: Sightings, people: IntArray, *, per_person: int
+) -> tuple[IntArray, FloatArray]:
+    """Who of these people is asked about when, in order of time: (person, moment_s), shape (n,).
 
-    per_person : moments wanted for each person; most : moments in all
+    per_person : moments for each person, evenly spaced between the sighting that ends the first
+        three quarters of theirs and their last
 
     Raises InvalidHistory when nobody was seen often enough.
     """
@@ -108,84 +132,66 @@ def choose_moments(
     asked = people[n_seen[people] >= FEWEST_SIGHTINGS]
     if not len(asked):
         raise InvalidHistory(f"nobody was seen {FEWEST_SIGHTINGS} times or more")
-    first_s = seen.at_s[(ends - np.ceil(LAST_SHARE * n_seen).astype(np.int64))[asked] - 1]
+    n_last = np.ceil(LAST_SHARE * n_seen).astype(np.int64)
+    first_s = seen.at_s[(ends - n_last)[asked] - 1]
     last_s = seen.at_s[ends[asked] - 1]
     share = (np.arange(per_person) + 0.5) / per_person
-    wanted = first_s[:, None] + (last_s - first_s)[:, None] * share
-    pooled = np.sort(wanted.ravel())
-    moments = np.unique(np.quantile(pooled, (np.arange(most) + 0.5) / most, method="nearest"))
-    moments = np.unique(moments if len(pooled) > most else pooled)
-    right = np.clip(np.searchsorted(moments, wanted), 1, max(len(moments) - 1, 1))
-    right = np.minimum(right, len(moments) - 1)
-    left = np.maximum(right - 1, 0)
-    is_left = np.abs(wanted - moments[left]) < np.abs(wanted - moments[right])
-    nearest = np.where(is_left, left, right)
-    inside = (moments[nearest] >= first_s[:, None]) & (moments[nearest] < last_s[:, None])
-    person = np.broadcast_to(asked[:, None], nearest.shape)
-    return [
-        (float(moment), np.unique(person[inside & (nearest == number)]))
-        for number, moment in enumerate(moments)
-        if (inside & (nearest == number)).any()
-    ]
-
-
-def fit_product(seen: Sightings, moment_s: float, learners: IntArray | None) -> Predicts:
-    """The product's model of everybody seen; what it learns of a fleet, of some of them.
-
-    seen : up to the moment
-    learners : the people whose past weighs the guesses; None for all
-    """
-    model = fit_locations(seen.user, seen.at_s, seen.place, until=moment_s)
-    if learners is None:
-        return model
-    kept = np.isin(seen.user, learners)
-    taught = fit_locations(seen.user[kept], seen.at_s[kept], seen.place[kept], until=moment_s)
-    return replace(model, gate=taught.gate)
+    moment_s = (first_s[:, None] + (last_s - first_s)[:, None] * share).ravel()
+    order = np.argsort(moment_s, kind="stable")
+    return np.repeat(asked, per_person)[order], moment_s[order]
 
 
 def evaluate(
     seen: Sightings,
     *,
     per_person: int = 10,
-    most_moments: int = 48,
+    fits: int = 32,
     held_out: IntArray | None = None,
-    fit: Fit = fit_product,
+    fit: Fit = Product.learn,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Result:
-    """Ask the product and the baselines at every moment.
+    """Ask the product and the baselines.
 
-    per_person, most_moments : see `choose_moments`
-    held_out : people to be asked about, and none to learn the fleet's ways from; None to learn
-        from all and ask about all
-    progress : told how many moments of how many are done
+    per_person : moments for each person
+    fits : common moments at which the ways of the fleet are learned
+    held_out : people to be asked about, and not learned from; None to ask about and learn from all
+    progress : told how many questions of how many were asked
     """
-    everybody = np.arange(seen.n_users)
-    learners = None if held_out is None else np.setdiff1d(everybody, held_out)
-    asked = everybody if held_out is None else held_out
-    moments = choose_moments(seen, asked, per_person=per_person, most=most_moments)
-    lessons = learn_staying(
-        seen,
-        np.quantile(seen.at_s, np.linspace(0.05, 1.0, LESSONS)).tolist(),
-        everybody if learners is None else learners,
-    )
+    asked = np.arange(seen.n_users) if held_out is None else held_out
+    fleet = seen if held_out is None else _take(seen, ~np.isin(seen.user, held_out))
+    person, moment_s = person_moments(seen, asked, per_person=per_person)
+    quantiles = np.quantile(fleet.at_s, np.linspace(0.05, 1.0, LESSONS))
+    lessons = learn_staying(fleet, quantiles.tolist())
+    ends = np.searchsorted(seen.user, np.arange(seen.n_users + 1))
     every_target: list[Targets] = []
     answers: dict[str, list[Answers]] = {}
-    for number, (moment_s, people) in enumerate(moments):
-        targets = targets_at(seen, moment_s, people)
-        if len(targets):
+    done = 0
+    for some in np.array_split(np.arange(len(person)), min(fits, len(person))):
+        learned_s = float(moment_s[some[0]])
+        learned = fit(fleet.until(learned_s), learned_s)
+        staying = fit_staying(lessons, learned_s)
+        for who, when_s in zip(person[some].tolist(), moment_s[some].tolist(), strict=True):
+            own = _take(seen, slice(ends[who], ends[who + 1]))
+            targets = targets_at(own, when_s)
+            if not len(targets):
+                continue
+            past = own.until(when_s)
+            model = learned.about(past, when_s)
             every_target.append(targets)
-            model = fit(seen.until(moment_s), moment_s, learners)
-            past, staying = Past.of(seen, moment_s, people), fit_staying(lessons, moment_s)
-            said = {
-                PRODUCT: model_answers(model, targets),
-                **baseline_answers(past, targets, staying),
-            }
-            for name, answer in said.items():
+            said = baseline_answers(Past.of(past, when_s), targets, staying)
+            for name, answer in {PRODUCT: model_answers(model, targets), **said}.items():
                 answers.setdefault(name, []).append(answer)
-        progress(number + 1, len(moments))
+        done += len(some)
+        progress(done, len(person))
     if not every_target:
         raise InvalidHistory("nobody was seen in the week after a moment they are asked about")
     return Result(tuple(every_target), {name: tuple(said) for name, said in answers.items()})
+
+
+def _take(seen: Sightings, which: BoolArray | slice) -> Sightings:
+    return Sightings(
+        seen.user[which], seen.place[which], seen.at_s[which], seen.n_users, seen.n_places
+    )
 
 
 def model_answers(model: Predicts, targets: Targets) -> Answers:

@@ -79,15 +79,13 @@ def reduce_answers(
     return Answers(outcome, top, is_hit, squares)
 
 
-def targets_at(seen: Sightings, moment_s: float, people: IntArray) -> Targets:
-    """Where these people were seen in the week after a moment, if they were seen before."""
-    asked = np.zeros(seen.n_users, dtype=np.bool_)
-    asked[people] = True
+def targets_at(seen: Sightings, moment_s: float) -> Targets:
+    """Where people were seen in the week after a moment, if they were seen before."""
     past = np.flatnonzero(seen.at_s <= moment_s)
     last = np.full(seen.n_users, -1)
     last[seen.user[past]] = seen.place[past]
     lead_h = (seen.at_s - moment_s) / HOUR_S
-    ahead = (lead_h > 0) & (lead_h <= HOURS_PER_WEEK) & asked[seen.user] & (last[seen.user] >= 0)
+    ahead = (lead_h > 0) & (lead_h <= HOURS_PER_WEEK) & (last[seen.user] >= 0)
     user, lead_h = seen.user[ahead], lead_h[ahead]
     band = np.searchsorted(BAND_ENDS_H, lead_h)
     cell = user * len(BANDS) + band

@@ -1,8 +1,7 @@
 """Score the forecast of whereabouts on recorded people, against simple methods in the same run.
 
-Every person is asked about at several moments in the last quarter of their records; the first
-sighting after each in three bands of lead time is scored, so that each person, moment and band
-counts alike.
+Every person is asked about at several moments in the last quarter of their records; of the week
+after each, the first sighting in each of three bands of lead time is scored.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Command(BaseCommand):
         parser.add_argument("--people", type=at_least_one, help="only so many, evenly spread")
         parser.add_argument("--origins", type=at_least_one, default=10, help="for each person")
         parser.add_argument(
-            "--fits", type=at_least_one, default=48, help="moments that people share, at most"
+            "--fits", type=at_least_one, default=32, help="how often the fleet's ways are learned"
         )
         parser.add_argument(
             "--held-out",
@@ -78,11 +77,11 @@ class Command(BaseCommand):
         try:
             seen = self._read(data, options)
             started = time.perf_counter()
-            with _bar("asking", "moments") as bar:
+            with _bar("asking", "questions") as bar:
                 result = evaluate(
                     seen,
                     per_person=options["origins"],
-                    most_moments=options["fits"],
+                    fits=options["fits"],
                     held_out=hold_out(seen, options["held_out"]) if options["held_out"] else None,
                     progress=_advance(bar),
                 )
@@ -121,9 +120,9 @@ class Command(BaseCommand):
         changes = sum(int((each.is_first & (each.place != each.last)).sum()) for each in every)
         people = len(np.unique(np.concatenate([each.user for each in every])))
         self.stdout.write(
-            f"{name}: {people:,} people at {len(every)} moments, {first:,} first sightings in a"
-            f" band, {changes:,} of them changes, {sum(map(len, every)):,} sightings in all;"
-            f" {seconds:.0f} s"
+            f"{name}: {people:,} people, {len(every):,} moments with sightings in the week after,"
+            f" {first:,} first sightings in a band, {changes:,} of them changes,"
+            f" {sum(map(len, every)):,} sightings in all; {seconds:.0f} s"
         )
         self.stdout.write(" " * 24 + " ".join(f"{each:>11}" for each in HEADINGS))
         for method, of in scores.items():
