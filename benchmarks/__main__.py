@@ -13,9 +13,11 @@ from benchmarks.figures import Figures, Goal, measure, report
 HELPERS = {
     "__main__",
     "clone",
+    "excess",
     "figures",
     "fleet_read",
     "fleets",
+    "known_whereabouts",
     "peers",
     "servers",
     "settling",

@@ -29,7 +29,7 @@ from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from forecasting.core.location import ELSEWHERE_KEY, LocationModel, fit_locations
 from forecasting.core.location_baselines import Past, baseline_answers, fit_staying, learn_staying
 from forecasting.core.location_targets import BANDS, Answers, Targets, reduce_answers, targets_at
-from forecasting.core.whereabouts import Knowledge, Sightings
+from forecasting.core.whereabouts import HOUR_S, HOURS_PER_WEEK, Knowledge, Sightings
 from forecasting.errors import InvalidHistory
 
 PRODUCT = "product"
@@ -122,29 +122,39 @@ def person_moments(
 ) -> tuple[IntArray, FloatArray]:
     """Who of these people is asked about when, in order of time: (person, moment_s), shape (n,).
 
-    per_person : moments for each person, evenly spaced between the sighting that ends the first
-        three quarters of theirs and their last
+    per_person : moments for each person. They are spread evenly over the time between the
+        sighting that ends the first three quarters of theirs and their last, leaving out what has
+        no sighting in the week after: nothing could be scored there.
 
     Raises InvalidHistory when nobody was seen often enough.
     """
     n_seen = np.bincount(seen.user, minlength=seen.n_users)
-    ends = np.cumsum(n_seen)
-    asked = people[n_seen[people] >= FEWEST_SIGHTINGS]
-    if not len(asked):
+    is_asked = np.zeros(seen.n_users, dtype=np.bool_)
+    is_asked[people] = True
+    is_asked &= n_seen >= FEWEST_SIGHTINGS
+    if not is_asked.any():
         raise InvalidHistory(f"nobody was seen {FEWEST_SIGHTINGS} times or more")
-    n_last = np.ceil(LAST_SHARE * n_seen).astype(np.int64)
-    first_s = seen.at_s[(ends - n_last)[asked] - 1]
-    last_s = seen.at_s[ends[asked] - 1]
+    rank = np.arange(len(seen.user)) - (np.cumsum(n_seen) - n_seen)[seen.user]
+    n_first = n_seen - np.ceil(LAST_SHARE * n_seen).astype(np.int64)
+    late = np.flatnonzero(is_asked[seen.user] & (rank >= n_first[seen.user]))
+    # Time before each late sighting from which it lies within a week, person after person.
+    ready_s = np.minimum(seen.at_s[late] - seen.at_s[late - 1], HOURS_PER_WEEK * HOUR_S)
+    total_s = np.bincount(seen.user[late], ready_s, seen.n_users)
     share = (np.arange(per_person) + 0.5) / per_person
-    moment_s = (first_s[:, None] + (last_s - first_s)[:, None] * share).ravel()
+    asked = np.flatnonzero(is_asked)
+    begin_s = (np.cumsum(total_s) - total_s)[asked]
+    spent_s = (begin_s[:, None] + total_s[asked][:, None] * share).ravel()
+    until_s = np.cumsum(ready_s)
+    ahead = np.minimum(np.searchsorted(until_s, spent_s), len(late) - 1)
+    moment_s = seen.at_s[late[ahead]] - (until_s[ahead] - spent_s)
     order = np.argsort(moment_s, kind="stable")
-    return np.repeat(asked, per_person)[order], moment_s[order]
+    return seen.user[late[ahead]][order], moment_s[order]
 
 
 def evaluate(
     seen: Sightings,
     *,
-    per_person: int = 10,
+    per_person: int = 16,
     fits: int = 32,
     held_out: IntArray | None = None,
     fit: Fit = Product.learn,
@@ -305,23 +315,41 @@ def weighted_calibration_error(
 
 @dataclass(frozen=True)
 class Difference:
-    """mean : log loss of one method less another's; standard_error : over resampled people"""
+    """Of the product and the best baseline.
 
+    best : name of the baseline; mean : log loss of the product less the baseline's
+    standard_error : of the mean, over resampled people
+    """
+
+    best: str
     mean: float
     standard_error: float
 
 
-def compare(result: Result, method: str, other: str, *, seed: int = 0) -> Difference:
-    """Paired difference in log loss, as uncertain as it is for having asked these people."""
+def compare(
+    result: Result, scores: Mapping[str, Scores], *, band: int | None = None, seed: int = 0
+) -> Difference:
+    """The product against the baseline that turned out best, by log loss.
+
+    band : index into BANDS; None for all bands, with the baseline that is best in them all
+    """
+    losses = {
+        name: of.log_loss if band is None else of.by_band[band]
+        for name, of in scores.items()
+        if name != PRODUCT
+    }
+    best = min(losses, key=losses.__getitem__)
     asked = _Asked.of(result.targets)
-    gap = _losses(result.answers[method]).loss - _losses(result.answers[other]).loss
-    _, person = np.unique(asked.user, return_inverse=True)
-    total = np.bincount(person, gap * asked.is_first)
-    cells = np.bincount(person, asked.is_first)
+    counted = asked.is_first & ((band is None) | (asked.band == band))
+    gap = _losses(result.answers[PRODUCT]).loss - _losses(result.answers[best]).loss
+    _, person = np.unique(asked.user[counted], return_inverse=True)
+    if not len(person):
+        return Difference(best, float("nan"), float("nan"))
+    total, cells = np.bincount(person, gap[counted]), np.bincount(person)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(len(total), np.full(len(total), 1 / len(total)), RESAMPLES)
     means = (drawn @ total) / np.maximum(drawn @ cells, 1)
-    return Difference(float(total.sum() / cells.sum()), float(means.std(ddof=1)))
+    return Difference(best, float(total.sum() / cells.sum()), float(means.std(ddof=1)))
 
 
 def hold_out(seen: Sightings, share: float, *, seed: int = 0) -> IntArray:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from forecasting.core.location_evaluation import (
     PRODUCT,
+    Difference,
     Result,
     Scores,
     compare,
@@ -34,18 +35,6 @@ from forecasting.core.whereabouts import Sightings
 from forecasting.errors import ForecastingError
 from forecasting.location_traces import READERS, read_locations
 from forecasting.management.commands.evaluate_demand import at_least_one
-
-HEADINGS = (
-    "log loss",
-    *BANDS,
-    "Brier",
-    "accuracy",
-    "ECE",
-    "| on changes",
-    *BANDS,
-    "accuracy",
-    "| every",
-)
 
 
 class Command(BaseCommand):
@@ -61,7 +50,7 @@ class Command(BaseCommand):
             help="table of regions and coordinates (gowalla); default: cloud_costs beside the data",
         )
         parser.add_argument("--people", type=at_least_one, help="only so many, evenly spread")
-        parser.add_argument("--origins", type=at_least_one, default=10, help="for each person")
+        parser.add_argument("--origins", type=at_least_one, default=16, help="for each person")
         parser.add_argument(
             "--fits", type=at_least_one, default=32, help="how often the fleet's ways are learned"
         )
@@ -90,20 +79,13 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         scores = score(result)
         self._say(name, result, scores, seconds)
-        best = min(
-            (each for each in scores if each != PRODUCT), key=lambda each: scores[each].log_loss
-        )
-        difference = compare(result, PRODUCT, best)
-        self.stdout.write(
-            f"The product's log loss is that of the best baseline ({best})"
-            f" {difference.mean:+.4f} (standard error {difference.standard_error:.4f},"
-            " over resampled people)."
-        )
+        behind = self._compare(result, scores)
         if options["json"]:
             detail = {each: asdict(of) for each, of in scores.items()}
-            figures = _figures(name, scores[PRODUCT])
-            behind = {"best_baseline": best, "difference": asdict(difference)}
-            self.stdout.write(json.dumps(_known({"figures": figures, "detail": detail, **behind})))
+            figures = _figures(name, scores[PRODUCT], behind)
+            behind_detail = {each: asdict(of) for each, of in behind.items()}
+            whole = {"figures": figures, "detail": detail, "behind_baseline": behind_detail}
+            self.stdout.write(json.dumps(_known(whole)))
 
     def _read(self, path: Path, options: dict[str, Any]) -> Sightings:
         with tqdm(desc="reading", unit="B", unit_scale=True, file=sys.stderr) as bar:
@@ -115,33 +97,49 @@ class Command(BaseCommand):
         return sightings_of(trace.user, trace.at_s, trace.place)
 
     def _say(self, name: str, result: Result, scores: dict[str, Scores], seconds: float) -> None:
-        every = [each for each in result.targets]
-        first = sum(int(each.is_first.sum()) for each in every)
-        changes = sum(int((each.is_first & (each.place != each.last)).sum()) for each in every)
-        people = len(np.unique(np.concatenate([each.user for each in every])))
+        every = result.targets
+        n_first = sum(int(each.is_first.sum()) for each in every)
+        n_changes = sum(int((each.is_first & (each.place != each.last)).sum()) for each in every)
+        n_people = len(np.unique(np.concatenate([each.user for each in every])))
         self.stdout.write(
-            f"{name}: {people:,} people, {len(every):,} moments with sightings in the week after,"
-            f" {first:,} first sightings in a band, {changes:,} of them changes,"
+            f"{name}: {n_people:,} people, {len(every):,} moments with sightings in the week after,"
+            f" {n_first:,} first sightings in a band, {n_changes:,} of them changes,"
             f" {sum(map(len, every)):,} sightings in all; {seconds:.0f} s"
         )
-        self.stdout.write(" " * 24 + " ".join(f"{each:>11}" for each in HEADINGS))
-        for method, of in scores.items():
-            values = (
-                of.log_loss,
-                *of.by_band,
-                of.brier,
-                of.accuracy,
-                of.ece,
-                of.change_log_loss,
-                *of.change_by_band,
-                of.change_accuracy,
-                of.every_log_loss,
-            )
-            self.stdout.write(f"{method:<24}" + " ".join(f"{each:>11.4f}" for each in values))
-        self.stdout.write(
-            "Somebody perfectly calibrated would be measured to have an ECE of"
-            f" {scores[PRODUCT].ece_by_chance:.4f} with as many sightings."
+        self._table(
+            ("log loss", *BANDS, "Brier", "accuracy", "ECE", "every"),
+            {
+                method: (of.log_loss, *of.by_band, of.brier, of.accuracy, of.ece, of.every_log_loss)
+                for method, of in scores.items()
+            },
         )
+        self.stdout.write(
+            "Perfectly calibrated forecasts of so many sightings would be measured to have an ECE"
+            f" of {scores[PRODUCT].ece_by_chance:.4f}."
+        )
+        self._table(
+            ("on changes", *BANDS, "accuracy"),
+            {
+                method: (of.change_log_loss, *of.change_by_band, of.change_accuracy)
+                for method, of in scores.items()
+            },
+        )
+
+    def _table(self, headings: Sequence[str], rows: Mapping[str, Sequence[float]]) -> None:
+        self.stdout.write(" " * 22 + "".join(f"{each:>11}" for each in headings))
+        for name, values in rows.items():
+            self.stdout.write(f"{name:<22}" + "".join(f"{each:>11.4f}" for each in values))
+
+    def _compare(self, result: Result, scores: dict[str, Scores]) -> dict[str, Difference]:
+        behind = {"all": compare(result, scores)} | {
+            name: compare(result, scores, band=band) for band, name in enumerate(BANDS)
+        }
+        self.stdout.write("The product's log loss less that of the best baseline:")
+        for name, of in behind.items():
+            self.stdout.write(
+                f"  {name:<9} {of.mean:+.4f} (standard error {of.standard_error:.4f}) {of.best}"
+            )
+        return behind
 
 
 def share(text: str) -> float:
@@ -154,13 +152,15 @@ def share(text: str) -> float:
     return value
 
 
-def _figures(name: str, scores: Scores) -> dict[str, float]:
+def _figures(name: str, scores: Scores, behind: Mapping[str, Difference]) -> dict[str, float]:
     figures = {
         f"logloss_{name}": scores.log_loss,
         f"ece_{name}": scores.ece,
         f"change_logloss_{name}": scores.change_log_loss,
         f"change_accuracy_{name}": scores.change_accuracy,
         f"logloss_every_{name}": scores.every_log_loss,
+        f"behind_baseline_{name}": behind["all"].mean,
+        f"worse_bands_{name}": sum(behind[band].mean > 0 for band in BANDS),
     }
     return {key: round(value, 5) for key, value in figures.items() if np.isfinite(value)}
 
