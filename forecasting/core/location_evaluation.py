@@ -29,7 +29,7 @@ from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from forecasting.core.location import ELSEWHERE_KEY, LocationModel, fit_locations
 from forecasting.core.location_baselines import Past, baseline_answers, fit_staying, learn_staying
 from forecasting.core.location_targets import BANDS, Answers, Targets, reduce_answers, targets_at
-from forecasting.core.whereabouts import HOUR_S, HOURS_PER_WEEK, Knowledge, Sightings
+from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.errors import InvalidHistory
 
 PRODUCT = "product"
@@ -122,39 +122,30 @@ def person_moments(
 ) -> tuple[IntArray, FloatArray]:
     """Who of these people is asked about when, in order of time: (person, moment_s), shape (n,).
 
-    per_person : moments for each person. They are spread evenly over the time between the
-        sighting that ends the first three quarters of theirs and their last, leaving out what has
-        no sighting in the week after: nothing could be scored there.
+    per_person : moments for each person, evenly spaced between the sighting that ends the first
+        three quarters of theirs and their last; those with no sighting in the week after will
+        have nothing to score
 
     Raises InvalidHistory when nobody was seen often enough.
     """
     n_seen = np.bincount(seen.user, minlength=seen.n_users)
-    is_asked = np.zeros(seen.n_users, dtype=np.bool_)
-    is_asked[people] = True
-    is_asked &= n_seen >= FEWEST_SIGHTINGS
-    if not is_asked.any():
+    ends = np.cumsum(n_seen)
+    asked = people[n_seen[people] >= FEWEST_SIGHTINGS]
+    if not len(asked):
         raise InvalidHistory(f"nobody was seen {FEWEST_SIGHTINGS} times or more")
-    rank = np.arange(len(seen.user)) - (np.cumsum(n_seen) - n_seen)[seen.user]
-    n_first = n_seen - np.ceil(LAST_SHARE * n_seen).astype(np.int64)
-    late = np.flatnonzero(is_asked[seen.user] & (rank >= n_first[seen.user]))
-    # Time before each late sighting from which it lies within a week, person after person.
-    ready_s = np.minimum(seen.at_s[late] - seen.at_s[late - 1], HOURS_PER_WEEK * HOUR_S)
-    total_s = np.bincount(seen.user[late], ready_s, seen.n_users)
+    n_last = np.ceil(LAST_SHARE * n_seen).astype(np.int64)
+    first_s = seen.at_s[(ends - n_last)[asked] - 1]
+    last_s = seen.at_s[ends[asked] - 1]
     share = (np.arange(per_person) + 0.5) / per_person
-    asked = np.flatnonzero(is_asked)
-    begin_s = (np.cumsum(total_s) - total_s)[asked]
-    spent_s = (begin_s[:, None] + total_s[asked][:, None] * share).ravel()
-    until_s = np.cumsum(ready_s)
-    ahead = np.minimum(np.searchsorted(until_s, spent_s), len(late) - 1)
-    moment_s = seen.at_s[late[ahead]] - (until_s[ahead] - spent_s)
+    moment_s = (first_s[:, None] + (last_s - first_s)[:, None] * share).ravel()
     order = np.argsort(moment_s, kind="stable")
-    return seen.user[late[ahead]][order], moment_s[order]
+    return np.repeat(asked, per_person)[order], moment_s[order]
 
 
 def evaluate(
     seen: Sightings,
     *,
-    per_person: int = 16,
+    per_person: int = 24,
     fits: int = 32,
     held_out: IntArray | None = None,
     fit: Fit = Product.learn,

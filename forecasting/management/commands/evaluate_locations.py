@@ -50,7 +50,7 @@ class Command(BaseCommand):
             help="table of regions and coordinates (gowalla); default: cloud_costs beside the data",
         )
         parser.add_argument("--people", type=at_least_one, help="only so many, evenly spread")
-        parser.add_argument("--origins", type=at_least_one, default=16, help="for each person")
+        parser.add_argument("--origins", type=at_least_one, default=24, help="for each person")
         parser.add_argument(
             "--fits", type=at_least_one, default=32, help="how often the fleet's ways are learned"
         )
