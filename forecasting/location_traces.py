@@ -100,14 +100,17 @@ def _read_gowalla(
     (file,) = gowalla.files(path)
     options = ReadOptions(metros=_regions(regions or file.parent.parent / REGIONS))
     rejections = Rejections()
-    parts = [
-        (
-            np.array(samples.person.values)[samples.person.codes],
-            samples.unix_s.astype(np.float64),
-            np.array(samples.site.values)[samples.site.codes],
+    parts = []
+    for samples in gowalla.read(file, options, rejections, advance):
+        nobody = ~samples.person.is_given
+        Screen(samples.line, rejections).refuse(nobody, lambda n: "user is empty")
+        parts.append(
+            (
+                np.array(samples.person.values)[samples.person.codes],
+                samples.unix_s.astype(np.float64),
+                np.array(samples.site.values)[samples.site.codes],
+            )
         )
-        for samples in gowalla.read(file, options, rejections, advance)
-    ]
     _refuse(file, rejections)
     user, at_s, place = (np.concatenate(each) for each in zip(*parts, strict=True))
     return user, at_s, place
@@ -132,7 +135,7 @@ def _read_git_roaming(
 ) -> tuple[AnyArray, FloatArray, AnyArray]:
     file = _inside(path, "events.csv")
     table = _table(file, ("user", "unix_ts", "utc_offset_min"), advance)
-    user, at_s = table.text("user"), table.instants("unix_ts")
+    user, at_s = table.given("user"), table.instants("unix_ts")
     band = _bands(user, at_s, table.numbers("utc_offset_min"))
     return user, at_s, np.char.add("utc", np.char.mod("%+d", band))
 
@@ -163,7 +166,7 @@ def _read_geolife(
     file = _inside(path, "fixes_10min.csv")
     table = _table(file, ("user", "utc", "lat", "lon"), advance)
     cell = _cells(table.numbers("lat"), table.numbers("lon"))
-    return table.text("user"), table.instants("utc", suffix="Z"), cell
+    return table.given("user"), table.instants("utc", suffix="Z"), cell
 
 
 def _cells(latitude: FloatArray, longitude: FloatArray) -> AnyArray:
@@ -178,7 +181,7 @@ def _read_csv(
     path: Path, regions: Path | None, advance: Advance
 ) -> tuple[AnyArray, FloatArray, AnyArray]:
     table = _table(path, ("user", "at", "place"), advance)
-    return table.text("user"), table.instants("at"), table.text("place")
+    return table.given("user"), table.instants("at"), table.given("place")
 
 
 READERS: Mapping[
@@ -201,6 +204,14 @@ class _Table:
 
     def text(self, name: str) -> AnyArray:
         return np.array(self.columns[name].to_pylist(), dtype=np.str_)
+
+    def given(self, name: str) -> AnyArray:
+        """Text that must not be empty."""
+        values = self.text(name)
+        rejections = Rejections()
+        Screen(self.lines, rejections).refuse(values == "", lambda n: f"{name} is empty")
+        _refuse(self.path, rejections)
+        return values
 
     def numbers(self, name: str) -> FloatArray:
         rejections = Rejections()
