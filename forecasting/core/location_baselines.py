@@ -50,6 +50,9 @@ ROUNDS = 60
 PRIOR_CASES = 10.0
 STAYED, RECENT, NEW = range(3)
 
+# Weights by time since last seen: (N_SINCE, 2) and (N_SINCE, 3), see `fit_staying`.
+Staying = tuple[FloatArray, FloatArray]
+
 
 @dataclass(frozen=True)
 class Past:
@@ -155,10 +158,10 @@ class Lesson:
     unseen: FloatArray
 
 
-def learn_staying(seen: Sightings, moments: Sequence[float]) -> list[Lesson]:
+def learn_staying(seen: Sightings, moments: FloatArray) -> list[Lesson]:
     """Lessons at moments; each is over a week after its moment."""
     lessons = []
-    for moment_s in moments:
+    for moment_s in moments.tolist():
         targets = targets_at(seen, moment_s)
         first = np.flatnonzero(targets.is_first)
         if not len(first):
@@ -183,7 +186,7 @@ def learn_staying(seen: Sightings, moments: Sequence[float]) -> list[Lesson]:
     return lessons
 
 
-def fit_staying(lessons: Sequence[Lesson], until_s: float) -> tuple[FloatArray, FloatArray]:
+def fit_staying(lessons: Sequence[Lesson], until_s: float) -> Staying:
     """Weights by time since last seen from lessons over until then.
 
     Returns (N_SINCE, 2), of staying and recency, which leaves Laplace's share for new places, and
@@ -218,9 +221,7 @@ def _maximise(parts: FloatArray, prior: FloatArray) -> FloatArray:
     return result
 
 
-def baseline_answers(
-    past: Past, targets: Targets, staying: tuple[FloatArray, FloatArray]
-) -> Mapping[str, Answers]:
+def baseline_answers(past: Past, targets: Targets, staying: Staying) -> Mapping[str, Answers]:
     """What each of BASELINES says about targets.
 
     staying : of `fit_staying`

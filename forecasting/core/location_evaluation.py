@@ -27,7 +27,13 @@ import numpy as np
 
 from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from forecasting.core.location import ELSEWHERE_KEY, LocationModel, fit_locations
-from forecasting.core.location_baselines import Past, baseline_answers, fit_staying, learn_staying
+from forecasting.core.location_baselines import (
+    Past,
+    Staying,
+    baseline_answers,
+    fit_staying,
+    learn_staying,
+)
 from forecasting.core.location_targets import BANDS, Answers, Targets, reduce_answers, targets_at
 from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.errors import InvalidHistory
@@ -161,10 +167,9 @@ def evaluate(
     asked = np.arange(seen.n_users) if held_out is None else held_out
     fleet = seen if held_out is None else _take(seen, ~np.isin(seen.user, held_out))
     person, moment_s = person_moments(seen, asked, per_person=per_person)
-    quantiles = np.quantile(fleet.at_s, np.linspace(0.05, 1.0, LESSONS))
-    lessons = learn_staying(fleet, quantiles.tolist())
+    lessons = learn_staying(fleet, np.quantile(fleet.at_s, np.linspace(0.05, 1.0, LESSONS)))
     ends = np.searchsorted(seen.user, np.arange(seen.n_users + 1))
-    every_target: list[Targets] = []
+    targets: list[Targets] = []
     answers: dict[str, list[Answers]] = {}
     done = 0
     for some in np.array_split(np.arange(len(person)), min(fits, len(person))):
@@ -173,20 +178,27 @@ def evaluate(
         staying = fit_staying(lessons, learned_s)
         for who, when_s in zip(person[some].tolist(), moment_s[some].tolist(), strict=True):
             own = _take(seen, slice(ends[who], ends[who + 1]))
-            targets = targets_at(own, when_s)
-            if not len(targets):
-                continue
-            past = own.until(when_s)
-            model = learned.about(past, when_s)
-            every_target.append(targets)
-            said = baseline_answers(Past.of(past, when_s), targets, staying)
-            for name, answer in {PRODUCT: model_answers(model, targets), **said}.items():
-                answers.setdefault(name, []).append(answer)
+            ahead = targets_at(own, when_s)
+            if len(ahead):
+                targets.append(ahead)
+                for name, said in _ask(own.until(when_s), ahead, learned, staying).items():
+                    answers.setdefault(name, []).append(said)
         done += len(some)
         progress(done, len(person))
-    if not every_target:
+    if not targets:
         raise InvalidHistory("nobody was seen in the week after a moment they are asked about")
-    return Result(tuple(every_target), {name: tuple(said) for name, said in answers.items()})
+    return Result(tuple(targets), {name: tuple(said) for name, said in answers.items()})
+
+
+def _ask(
+    past: Sightings, targets: Targets, learned: Learned, staying: Staying
+) -> dict[str, Answers]:
+    """What every method says of somebody whose past this is."""
+    model = learned.about(past, targets.moment_s)
+    return {
+        PRODUCT: model_answers(model, targets),
+        **baseline_answers(Past.of(past, targets.moment_s), targets, staying),
+    }
 
 
 def _take(seen: Sightings, which: BoolArray | slice) -> Sightings:
@@ -344,9 +356,14 @@ def compare(
 
 
 def hold_out(seen: Sightings, share: float, *, seed: int = 0) -> IntArray:
-    """A share of the people, drawn at random."""
+    """A share of the people, drawn at random; somebody is left to learn from.
+
+    Raises InvalidHistory when there is one person only.
+    """
+    if seen.n_users < 2:
+        raise InvalidHistory("one person alone cannot be held out: nobody is left to learn from")
     people = np.random.default_rng(seed).permutation(seen.n_users)
-    return np.sort(people[: max(round(share * seen.n_users), 1)])
+    return np.sort(people[: min(max(round(share * seen.n_users), 1), seen.n_users - 1)])
 
 
 def _mean(values: AnyArray) -> float:

@@ -141,6 +141,9 @@ def test_a_model_gets_nothing_of_what_comes_after_and_nobody_held_out():
     result = evaluate(seen, per_person=4, fits=3, held_out=held_out, fit=fit)
     assert len(told) == 3
     assert {int(each.user[0]) for each in result.targets} == set(held_out.tolist())
+    assert len(hold_out(travellers(3), 0.99)) == 2
+    with pytest.raises(InvalidHistory, match="nobody is left"):
+        hold_out(travellers(1), 0.5)
 
 
 def test_the_product_knows_a_person_it_did_not_learn_from():
@@ -154,6 +157,20 @@ def test_the_product_knows_a_person_it_did_not_learn_from():
     (answer,) = learned.about(own, moment_s).predict([11], [moment_s + DAY_S])
     assert set(answer) == {3, "elsewhere"}
     assert answer[3] > 0.9
+
+
+def test_what_is_known_anew_of_a_person_is_what_a_whole_fit_would_know():
+    seen = travellers()
+    moment_s = 100 * DAY_S
+    past = seen.until(moment_s)
+    whole = Product.learn(past, moment_s)
+    own = past.user == 7
+    alone = replace(past, user=past.user[own], place=past.place[own], at_s=past.at_s[own])
+    at_s = moment_s + HOUR_S * np.array([1.0, 9.0, 50.0])
+    people = np.full(3, 7)
+    said = whole.about(alone, moment_s).predict(people, at_s)
+    for ours, theirs in zip(said, whole.model.predict(people, at_s), strict=True):
+        assert ours == pytest.approx(theirs)
 
 
 def test_knowing_where_they_will_be_loses_nothing():
@@ -279,8 +296,7 @@ def test_recency_and_hour_of_the_week_are_what_they_say():
 
 def test_staying_is_learned_to_fade_from_what_was_over_by_then():
     seen = travellers(40)
-    moments = (DAY_S * np.arange(10.5, 90, 5)).tolist()
-    lessons = learn_staying(seen, moments)
+    lessons = learn_staying(seen, DAY_S * np.arange(10.5, 90, 5))
     two, three = fit_staying(lessons, 110 * DAY_S)
     np.testing.assert_allclose(two.sum(axis=1), 1.0)
     np.testing.assert_allclose(three.sum(axis=1), 1.0)
