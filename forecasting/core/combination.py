@@ -16,7 +16,7 @@ import numpy as np
 from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.core.threads import in_pieces
 
-FLEET_ROUNDS, SERIES_ROUNDS = 60, 40
+FLEET_ROUNDS, SERIES_ROUNDS = 60, 20
 FLEET_RATE, SERIES_RATE = 0.5, 0.3
 # The fleet's weights are settled by a few hundred series; more only cost time.
 FLEET_SAMPLE = 600
