@@ -1,7 +1,7 @@
 """Where real people were seen, read from published data sets or a table of one's own.
 
 * gowalla: `checkins.txt.gz` with `poi_coos.txt.gz`, Gowalla's check-ins. A place is the nearest
-  region of AWS, whose coordinates come from a table (vendor_id, region_id, lat, lon, status).
+  region of AWS, whose coordinates come from a table (vendor_id, region_id, lat, lon).
 * git_roaming: `events.csv.gz` (user, unix_ts, utc_offset_min), when people worked and what their
   clocks were set to. A place is a band of offsets: an offset within an hour of one that the
   person had before belongs to its band, because daylight saving moves clocks by an hour.
@@ -32,7 +32,7 @@ from desktops.sources.options import ReadOptions
 from desktops.sources.samples import Rejections, Screen
 from desktops.sources.text import Block, blocks, parse
 from desktops.sources.values import instants, numbers
-from forecasting.core.arrays import AnyArray, FloatArray, IntArray
+from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from forecasting.errors import InvalidTrace
 
 REGIONS = Path("cloud_costs") / "cloud_regions_coordinates.csv"
@@ -41,7 +41,6 @@ CELL_DEG = 0.01
 MOST_SHIFT_MIN = 60
 
 Advance = Callable[[int], None]
-Column = AnyArray
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ def _read_gowalla(
     for samples in gowalla.read(file, options, rejections, advance):
         nobody = ~samples.person.is_given
         Screen(samples.line, rejections).refuse(nobody, lambda n: "user is empty")
+        _refuse(file, rejections)
         parts.append(
             (
                 np.array(samples.person.values)[samples.person.codes],
@@ -112,6 +112,8 @@ def _read_gowalla(
             )
         )
     _refuse(file, rejections)
+    if not parts:
+        raise InvalidTrace(f"{file}: no row")
     user, at_s, place = (np.concatenate(each) for each in zip(*parts, strict=True))
     return user, at_s, place
 
@@ -120,13 +122,16 @@ def _regions(path: Path) -> tuple[Metro, ...]:
     """AWS's regions as places that a position can become."""
     if not path.is_file():
         raise InvalidTrace(f"{path}: no such table of regions; --regions names another")
-    table = _table(path, ("vendor_id", "region_id", "lat", "lon", "status"), lambda n: None)
-    is_used = (table.text("vendor_id") == "aws") & (table.text("lat") != "")
-    latitude, longitude = table.numbers("lat"), table.numbers("lon")
-    names = table.text("region_id")
+    table = _table(path, ("vendor_id", "region_id", "lat", "lon"), lambda n: None)
+    regions = table.where((table.text("vendor_id") == "aws") & (table.text("lat") != ""))
     return tuple(
-        Metro(str(names[i]), str(names[i]), "", float(latitude[i]), float(longitude[i]), "UTC")
-        for i in np.flatnonzero(is_used)
+        Metro(name, name, "", latitude, longitude, "UTC")
+        for name, latitude, longitude in zip(
+            regions.given("region_id").tolist(),
+            regions.numbers("lat").tolist(),
+            regions.numbers("lon").tolist(),
+            strict=True,
+        )
     )
 
 
@@ -213,9 +218,16 @@ class _Table:
         _refuse(self.path, rejections)
         return values
 
+    def where(self, rows: BoolArray) -> _Table:
+        kept = {name: column.filter(pa.array(rows)) for name, column in self.columns.items()}
+        return _Table(self.path, self.lines[rows], kept)
+
     def numbers(self, name: str) -> FloatArray:
+        """Numbers that must be there."""
         rejections = Rejections()
-        values = numbers(self.columns[name], name, Screen(self.lines, rejections))
+        screen = Screen(self.lines, rejections)
+        values = numbers(self.columns[name], name, screen)
+        screen.refuse(np.isnan(values), lambda n: f"{name} is empty")
         _refuse(self.path, rejections)
         return values
 

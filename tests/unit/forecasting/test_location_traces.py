@@ -50,6 +50,9 @@ def test_a_broken_check_in_and_missing_regions_are_named(tmp_path):
     data = write_gowalla(tmp_path, "a\t7\t1287503727.0\nb\t9\t1287411463.0\n")
     with pytest.raises(InvalidTrace, match=r"checkins\.txt\.gz line 2: no position for place 9"):
         read_locations(data, "gowalla")
+    (data / "checkins.txt.gz").write_bytes(gzip.compress(b"\t7\t1287503727.0\n"))
+    with pytest.raises(InvalidTrace, match="line 1: user is empty"):
+        read_locations(data, "gowalla")
     with pytest.raises(InvalidTrace, match="no such table of regions"):
         read_locations(data, "gowalla", regions=tmp_path / "absent.csv")
 
@@ -87,6 +90,11 @@ def test_a_cell_is_about_a_kilometre_wide_wherever_it_is(tmp_path):
     assert trace.place[0] == trace.place[1] != trace.place[2]
     file.write_text("user,utc,lat,lon\n0,2008-10-23T02:53:04,39.9,116.3\n0,yesterday,39.9,116.3\n")
     with pytest.raises(InvalidTrace, match="line 3: utc 'yesterdayZ' is not a time"):
+        read_locations(tmp_path, "geolife")
+    file.write_text(
+        "user,utc,lat,lon\n0,2008-10-23T02:53:04,39.9,116.3\n0,2008-10-23T02:53:04,,1\n"
+    )
+    with pytest.raises(InvalidTrace, match="line 3: lat is empty"):
         read_locations(tmp_path, "geolife")
 
 
