@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from forecasting.core.fleet import forecast_fleet
-from forecasting.core.location import fit_locations
-from forecasting.core.scores import coverage, log_loss, pinball_loss
+from forecasting.core.location_evaluation import compare, evaluate, score, sightings_of
+from forecasting.core.scores import coverage, pinball_loss
+from forecasting.location_traces import read_locations
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATASETS = Path(os.environ.get("FOREDESK_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
@@ -79,33 +80,22 @@ def test_real_machines_are_forecast_better_than_by_yesterday_and_covered():
 
 
 @pytest.mark.timeout(600)
-def test_real_travellers_are_found_better_than_by_their_frequency():
-    folder = dataset("gowalla_dev")
-    regions = pd.read_csv(dataset("cloud_costs") / "cloud_regions_coordinates.csv")
-    regions = regions[regions.vendor_id == "aws"].dropna(subset=["lat", "lon"])
-    visits = pd.read_csv(folder / "checkins.txt.gz", sep="\t", names=["user", "poi", "unix"])
-    pois = pd.read_csv(folder / "poi_coos.txt.gz", sep="\t", names=["poi", "lat", "lon"])
-    here = np.radians(pois[["lat", "lon"]].to_numpy())
-    there = np.radians(regions[["lat", "lon"]].to_numpy())
-    closeness = np.sin(here[:, :1]) * np.sin(there[:, 0]) + np.cos(here[:, :1]) * np.cos(
-        there[:, 0]
-    ) * np.cos(here[:, 1:] - there[:, 1])
-    nearest = dict(
-        zip(pois.poi, regions.region_id.to_numpy()[closeness.argmax(axis=1)], strict=True)
-    )
-    user, place = visits.user.to_numpy(), visits.poi.map(nearest).to_numpy().astype(str)
-    unix = visits.unix.to_numpy() + 28_800.0
-    told, frequency = [], []
-    for until in np.quantile(unix, [0.85, 0.92]):
-        model = fit_locations(user, unix, place, until=until)
-        past = unix <= until
-        ahead = (unix > until) & (unix <= until + 7 * 86_400) & np.isin(user, user[past])
-        answers = model.predict(user[ahead], unix[ahead])
-        told += [a.get(p, a["elsewhere"]) for a, p in zip(answers, place[ahead], strict=True)]
-        share = pd.Series(1, index=[user[past], place[past]]).groupby(level=[0, 1]).sum()
-        total = share.groupby(level=0).sum()
-        frequency += [
-            share.get((who, where), 0.0) / total[who]
-            for who, where in zip(user[ahead], place[ahead], strict=True)
-        ]
-    assert log_loss(np.array(told)) < 0.7 * log_loss(np.array(frequency))
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gowalla", "gowalla_dev"),
+        ("git_roaming", "git_roaming_dev"),
+        ("geolife", "geolife_10min_dev"),
+    ],
+)
+def test_real_people_are_found_better_than_by_simple_methods(kind: str, name: str):
+    if kind == "gowalla":
+        dataset("cloud_costs")
+    trace = read_locations(dataset(name), kind)
+    seen = sightings_of(trace.user, trace.at_s, trace.place)
+    result = evaluate(seen, per_person=8, fits=12)
+    scores = score(result)
+    assert scores["product"].log_loss < 0.8 * scores["most frequent"].log_loss
+    ahead = compare(result, scores)
+    assert ahead.mean < ahead.standard_error, f"no worse than {ahead.best}"
+    assert scores["product"].ece < scores[ahead.best].ece + 0.02
