@@ -52,6 +52,12 @@ class Holidays:
             raise InvalidCalendar(f"is_day_off has shape {self.is_day_off.shape}")
         if self.calendar is None and len(self.flags) != 1:
             raise InvalidCalendar(f"{len(self.flags)} calendars, but no series says which it has")
+        if self.calendar is not None and len(self.calendar):
+            lowest, highest = self.calendar.min(), self.calendar.max()
+            if not 0 <= lowest <= highest < len(self.flags):
+                raise InvalidCalendar(
+                    f"series follow calendars {lowest} to {highest}, there are {len(self.flags)}"
+                )
 
     def calendar_of(self, n_series: int) -> IntArray:
         """The calendar of each series, shape (n_series,)."""

@@ -3,7 +3,8 @@
 A sum says nothing of how it is split: where a desk is only ever seen from eight to five, the rhythm
 of the day may lie far off at night if the trend makes up for it. So what repeats is told as the
 difference from its own mean over the hours that were observed, the means go to the trend, and
-hours of the day or the week that were never observed are left out.
+hours of the day or the week that were never observed are left out. Hours are those of the wall
+clock, which `prophet` works with, whether or not it changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The simplest forecasts there are, with the spread of their own past errors.
 
 What any engine has to beat: the value a day or a week ago, or the last one seen, each moved by the
-empirical quantiles of how far that was off in the history.
+empirical quantiles of how far that was off in the history. A lag is elapsed time: over a change
+of the clock, days are to be laid onto the wall clock first (`forecasting.core.wall`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ of trees, a quantile each, learns from all of them together: from the last hours
 what happened at the same clock time before, and from the calendar. Cube roots are learned, which
 keeps a few heavy hours from deciding everything; a quantile does not mind.
 
+Days are counted as elapsed time; the callers lay history onto the wall clock first (`wall`).
+
 The last days are held back from learning. The caller can thus compare the model with others where
 none of them has seen what happened.
 

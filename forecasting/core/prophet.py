@@ -186,12 +186,14 @@ def _groups(
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         times = timeline.wall_s[: timeline.n_slots][observed[members[0]]] if len(members) else []
         if len(times) >= 2:
-            yield members, _layout(np.asarray(times), int(calendar[members[0]]))
+            # In the hour that a clock repeats, wall time runs twice.
+            yield members, _layout(np.sort(times), int(calendar[members[0]]))
 
 
 def _layout(times: FloatArray, calendar: int) -> _Layout:
     """Changepoints and seasonalities by Prophet's rules, from the times observed."""
-    span_s = times[-1] - times[0]
+    # Seen only at one time of the wall clock, a series shows no trend: any span will do.
+    span_s = times[-1] - times[0] or DAY_S
     n_early = int(np.floor(len(times) * CHANGEPOINT_RANGE))
     n_changes = min(N_CHANGEPOINTS, n_early - 1)
     changepoints = np.empty(0)

@@ -8,6 +8,7 @@ that the Gaussian copula gives, and every quantile moves to where these put it.
 Probabilities (of a session, of a place) become a mixture: going on as last seen, with a weight
 that is learned for every lead from how often that explained what then happened, and the forecast.
 
+Hours are elapsed time throughout: nothing here steps by days, so clocks may change.
 Where nothing was learned or observed, the forecast stays what it is.
 Source: Joe (2014), "Dependence Modeling with Copulas", 2.
 """

@@ -5,6 +5,8 @@ hours, the same kind of day) and how fast they are forgotten. Its forecast is th
 empirical quantile of the values seen there, or, when the habit follows a level, of how far the
 values strayed from the level known a given time before. Nothing is assumed about the shape of
 the distribution, so zeros stay zeros, spikes stay rare and nothing falls below what was seen.
+
+Days are counted as elapsed time; the callers lay history onto the wall clock first (`wall`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
+from forecasting.core.calendar import Holidays
 from forecasting.core.timeline import Timeline
 
 # A change shows in at least so many days; one longer ago has long been learned by itself.
@@ -23,10 +24,13 @@ STANDARD_DEVIATIONS = 4.0
 LEAST_DEVIATION = 0.05
 
 
-def on_todays_level(history: FloatArray, timeline: Timeline) -> FloatArray:
+def on_todays_level(
+    history: FloatArray, timeline: Timeline, holidays: Holidays | None = None
+) -> FloatArray:
     """The history as if a recent, lasting change of level had always been.
 
     history : shape (n_series, n_slots), NaN where missing; one with negative values stays as it is
+    holidays : of the same series; a day off says nothing of the level, before or now
 
     Returns the same shape; the same values where nothing changed.
     """
@@ -36,6 +40,8 @@ def on_todays_level(history: FloatArray, timeline: Timeline) -> FloatArray:
         return history
     kept = history[:, timeline.n_slots - n_days * per_day :].reshape(len(history), n_days, per_day)
     size = _log_mean(kept)
+    if holidays:
+        size[_days_off(holidays, timeline, n_days)[holidays.calendar_of(len(size))]] = np.nan
     change = np.zeros(len(history))
     since = np.zeros(len(history), dtype=np.int64)
     for days in range(LEAST_DAYS, MOST_DAYS + 1):
@@ -50,13 +56,21 @@ def on_todays_level(history: FloatArray, timeline: Timeline) -> FloatArray:
     return result
 
 
+def _days_off(holidays: Holidays, timeline: Timeline, n_days: int) -> BoolArray:
+    """Which of the last days are off, if only in part, shape (n_calendars, n_days)."""
+    off = np.stack([holidays.days_off(each) for each in range(len(holidays.flags))])
+    known = off[:, timeline.n_slots - n_days * timeline.slots_per_day : timeline.n_slots]
+    return np.asarray(known.reshape(len(off), n_days, -1).any(axis=2))
+
+
 def _log_mean(values: FloatArray) -> FloatArray:
-    """Log of the mean over the last axis; NaN where nothing, or nothing but zeros, was seen."""
+    """Log of the mean over the last axis, -inf of nothing but zeros; NaN where nothing was seen."""
     seen = np.isfinite(values)
     count = seen.sum(axis=-1)
     total = np.where(seen, values, 0.0).sum(axis=-1)
     mean = total / np.maximum(count, 1)
-    result: FloatArray = np.log(mean, out=np.full(mean.shape, np.nan), where=mean > 0)
+    result: FloatArray = np.log(mean, out=np.full(mean.shape, -np.inf), where=mean > 0)
+    result[count == 0] = np.nan
     return result
 
 
@@ -70,14 +84,16 @@ def _change(size: FloatArray, days: int) -> tuple[FloatArray, FloatArray]:
     first = n_days - days - 7 * weeks
     before = size[:, first : n_days - days].reshape(len(size), weeks, 7)
     usual = _median(np.moveaxis(before, 1, -1))
+    usual[np.isinf(usual)] = np.nan  # of a weekday that is usually idle nothing is expected
     strayed = np.abs(before - usual[:, None]).reshape(len(size), -1)
     spread = np.maximum(1.4826 * _median(strayed), LEAST_DEVIATION)
     weekday: IntArray = np.arange(days) % 7
     lately = size[:, n_days - days :] - usual[:, weekday]
-    seen = np.isfinite(lately)
+    seen = ~np.isnan(lately)
     shift = _median(lately)
     far = np.maximum(STANDARD_DEVIATIONS * spread, LEAST_CHANGE)[:, None]
-    beyond = np.where(seen, lately * np.sign(shift)[:, None] > far, True)
+    outward = np.where(shift[:, None] > 0, lately, -lately)
+    beyond = np.where(seen, outward > far, True)
     found = beyond.all(axis=1) & (seen.sum(axis=1) >= LEAST_DAYS) & np.isfinite(spread)
     found &= np.abs(shift) < MOST_CHANGE
     return found, shift
@@ -86,7 +102,7 @@ def _change(size: FloatArray, days: int) -> tuple[FloatArray, FloatArray]:
 def _median(values: FloatArray) -> FloatArray:
     """Over the last axis, NaN left out; NaN where there is nothing else."""
     ranked = np.sort(values, axis=-1)  # NaN last
-    top = np.maximum(np.isfinite(ranked).sum(axis=-1) - 1, 0)[..., None]
+    top = np.maximum((~np.isnan(ranked)).sum(axis=-1) - 1, 0)[..., None]
     low = np.take_along_axis(ranked, top // 2, axis=-1)
     high = np.take_along_axis(ranked, (top + 1) // 2, axis=-1)
     result: FloatArray = ((low + high) / 2)[..., 0]

@@ -11,7 +11,7 @@ import numpy as np
 from forecasting.core.arrays import FloatArray, IntArray
 from forecasting.errors import InvalidHistory
 
-DAY_S = 86_400
+QUARTER_S, DAY_S = 900, 86_400
 WEEK_S = 7 * DAY_S
 
 
@@ -57,12 +57,14 @@ class Timeline:
     def wall_s(self) -> FloatArray:
         """As `unix_s`, on the wall clock of the start's zone."""
         zone = self.start.tzinfo
-        days, day_of = np.unique(self.unix_s // 3600, return_inverse=True)
+        # Clocks change at a quarter of an hour, not always at an hour of UTC.
+        quarters, quarter_of = np.unique(self.unix_s // QUARTER_S, return_inverse=True)
         offsets = [
-            datetime.fromtimestamp(hour * 3600, UTC).astimezone(zone).utcoffset() for hour in days
+            datetime.fromtimestamp(quarter * QUARTER_S, UTC).astimezone(zone).utcoffset()
+            for quarter in quarters
         ]
         offset_s = np.array([offset.total_seconds() if offset else 0.0 for offset in offsets])
-        return self.unix_s + offset_s[day_of] if len(offset_s) else self.unix_s
+        return self.unix_s + offset_s[quarter_of] if len(offset_s) else self.unix_s
 
     @cached_property
     def weekday(self) -> IntArray:

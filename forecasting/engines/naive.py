@@ -10,6 +10,7 @@ import numpy as np
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.naive import seasonal_naive
+from forecasting.core.wall import on_wall_clock
 
 DAY = timedelta(days=1)
 
@@ -18,11 +19,12 @@ class SeasonalNaive:
     """`forecasting.core.naive.seasonal_naive`, by default of a day before."""
 
     name = "seasonal_naive"
-    version = "1"
+    version = "2"
 
     def __init__(self, lag: timedelta = DAY) -> None:
         self.lag = lag
 
+    @on_wall_clock
     def forecast(
         self,
         history: FloatArray,

@@ -15,6 +15,7 @@ from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.engines import Observed
 from forecasting.core.timeline import Timeline
+from forecasting.core.wall import WallClock
 from forecasting.engines.neural_head import LEVELS
 from forecasting.engines.neural_training import Progress, Settings, device, fit, reproducible
 from forecasting.engines.neural_windows import Windows
@@ -28,7 +29,7 @@ FARTHEST = 15.0  # of squeezed values: two million times the mean
 class Trained:
     """A network and what it was trained for: up to `horizon` slots of length `step`.
 
-    about : as JSON has it: data window, series, steps, loss on the days held back
+    about : as JSON has it: data window, series, steps, device, loss on the days held back
     """
 
     network: nn.Module
@@ -61,10 +62,21 @@ class NeuralEngine:
         horizon: int,
         progress: Progress = lambda done, total: None,
     ) -> Self:
-        """See `forecasting.core.engines.Trainable`."""
+        """See `forecasting.core.engines.Trainable`.
+
+        Learns in days of elapsed time, so of a window over a change of the clock something an hour
+        off: a few of many. To forecast, the days before are those of the wall clock.
+        """
         if len({each.history.shape[1] for each in past}) != 1:
             raise InvalidHistory("groups of series to learn from must have the same slots")
-        windows = [_windows(each, step, horizon) for each in past]
+        windows = [
+            Windows(
+                each.history,
+                timeline=Timeline(each.start, step, each.history.shape[1], horizon),
+                holidays=each.holidays,
+            )
+            for each in past
+        ]
         made = fit(type(self).network, windows, settings=self.settings, progress=progress)
         n_slots = windows[0].n_slots
         about = {
@@ -72,6 +84,7 @@ class NeuralEngine:
             "window_end": (past[0].start + n_slots * step).isoformat(),
             "series": int(sum((each.observed > 0).sum() for each in windows)),
             "steps": made.steps,
+            "device": device().type,
             "held_back_loss": made.held_back_loss,
         }
         return type(self)(
@@ -112,22 +125,20 @@ class NeuralEngine:
         return quantiles
 
 
-def _windows(past: Observed, step: timedelta, horizon: int) -> Windows:
-    timeline = Timeline(past.start, step, past.history.shape[1], horizon)
-    return Windows(past.history, timeline=timeline, holidays=past.holidays)
-
-
 def _apply(trained: Trained, past: Observed, horizon: int) -> FloatArray:
     """Quantiles at LEVELS of the slots after the last, (n_series, horizon, n_levels)."""
-    windows = _windows(past, trained.step, horizon)
+    wall = WallClock.of(Timeline(past.start, trained.step, past.history.shape[1], horizon))
+    windows = Windows(
+        wall.history(past.history), timeline=wall.timeline, holidays=wall.holidays(past.holidays)
+    )
+    leads = torch.arange(windows.horizon)
     series = torch.arange(windows.n_series)
     with reproducible(0), torch.no_grad():
-        batch = windows.cut(series, torch.full_like(series, windows.n_slots), torch.arange(horizon))
+        batch = windows.cut(series, torch.full_like(series, windows.n_slots), leads)
         squeezed = trained.network.to(device())(batch.to(device())).cpu().double()
         values = torch.sinh(squeezed.clamp(-FARTHEST, FARTHEST)) * batch.scale[:, None, None]
     # They rise but for rounding.
-    quantiles: FloatArray = np.maximum.accumulate(values.numpy(), axis=-1)
-    return quantiles
+    return wall.back(np.maximum.accumulate(values.numpy(), axis=-1))
 
 
 def _at_levels(quantiles: FloatArray, levels: Sequence[float]) -> FloatArray:

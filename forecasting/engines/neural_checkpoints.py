@@ -18,7 +18,10 @@ from forecasting.engines.neural_training import Settings
 from forecasting.errors import InvalidCheckpoint
 
 # What PyTorch, JSON and we ourselves trip over in a file that is something else.
-BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
+BROKEN = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError),
+    *(AttributeError, OverflowError),
+)
 
 AnyEngine = TypeVar("AnyEngine", bound=NeuralEngine)
 

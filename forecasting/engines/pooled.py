@@ -11,14 +11,16 @@ from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.pooled import clock_of, fit_pooled
 from forecasting.core.timeline import Timeline
+from forecasting.core.wall import on_wall_clock
 
 
 class Pooled:
     """Gradient-boosted quantiles, learned from all series given; see `forecasting.core.pooled`."""
 
     name = "pooled"
-    version = "1"
+    version = "2"
 
+    @on_wall_clock
     def forecast(
         self,
         history: FloatArray,

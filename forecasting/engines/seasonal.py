@@ -11,6 +11,7 @@ from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.seasonal import Habit, habit_quantiles
 from forecasting.core.timeline import Timeline
+from forecasting.core.wall import on_wall_clock
 
 KIND_OF_DAY = Habit("kind of day", 14.0, 1, 1.0, 0.1)
 
@@ -19,11 +20,12 @@ class Seasonal:
     """The same hour on the same kind of day, the last weeks counting most."""
 
     name = "seasonal"
-    version = "1"
+    version = "2"
 
     def __init__(self, habit: Habit = KIND_OF_DAY) -> None:
         self.habit = habit
 
+    @on_wall_clock
     def forecast(
         self,
         history: FloatArray,
