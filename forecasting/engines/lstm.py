@@ -28,5 +28,5 @@ class LstmNetwork(nn.Module):
 
 class Lstm(NeuralEngine):
     name = "lstm"
-    version = "1"
+    version = "2"
     network = LstmNetwork

@@ -46,5 +46,5 @@ class TransformerNetwork(nn.Module):
 
 class Transformer(NeuralEngine):
     name = "transformer"
-    version = "1"
+    version = "2"
     network = TransformerNetwork

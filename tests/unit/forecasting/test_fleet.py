@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecasting.core import threads
 from forecasting.core.calendar import Event, event_flags
 from forecasting.core.fleet import forecast_fleet, forecast_in_detail
+from forecasting.core.related import Related
 from forecasting.core.scores import coverage
 from forecasting.core.timeline import Timeline
 from forecasting.errors import InvalidCalendar, InvalidHistory
@@ -21,14 +23,14 @@ HOUR = timedelta(hours=1)
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
-def forecast(history, *, horizon=24, levels=LEVELS, start=START, step=HOUR, holidays=None):
+def forecast(history, *, horizon=24, levels=LEVELS, start=START, step=HOUR, **beside):
     return forecast_fleet(
         np.asarray(history, dtype=float),
         start=start,
         step=step,
         horizon=horizon,
         levels=levels,
-        holidays=holidays,
+        **beside,
     )
 
 
@@ -95,10 +97,22 @@ def test_multiplying_a_series_multiplies_its_forecast(exponents, seed):
     np.testing.assert_allclose(scaled / factor[:, :, None] / size, plain / size, atol=1e-6)
 
 
-def test_the_order_of_the_series_does_not_matter():
-    history = np.concatenate([office(20, 21), office(5, 21, seed=3) ** 3])
+def test_the_order_of_the_series_does_not_matter(monkeypatch):
+    monkeypatch.setattr(threads, "SERIES_AT_ONCE", 16)
+    history = np.concatenate([office(120, 15), office(30, 15, seed=3) ** 3])
     order = np.random.default_rng(5).permutation(len(history))
-    np.testing.assert_allclose(forecast(history)[order], forecast(history[order]), rtol=1e-6)
+    plain, mixed = forecast(history, horizon=6), forecast(history[order], horizon=6)
+    np.testing.assert_allclose(plain[order], mixed, rtol=1e-6)
+
+
+def test_moving_a_series_moves_its_forecast():
+    """But for the floor at zero, which stays: here both lie more than their own range above it."""
+    history = np.stack(
+        [make_series(kind, 24 * 21, 7) for kind in ("office", "spikes", "noise", "holes", "late")]
+    )
+    span = np.nanmax(history, axis=1, keepdims=True) - np.nanmin(history, axis=1, keepdims=True)
+    near, far = (forecast(history + n * span) / span[..., None] - n for n in (2, 64))
+    np.testing.assert_allclose(near, far, atol=1e-3)
 
 
 def test_the_order_of_the_levels_does_not_matter():
@@ -188,21 +202,35 @@ def test_a_missing_block_neither_breaks_nor_bends_the_forecast():
     assert np.abs(holed[:, :, 3] - whole[:, :, 3]).mean() < 0.15 * whole[:, :, 3].mean()
 
 
-def test_nine_o_clock_stays_nine_o_clock_over_a_change_to_summer_time():
-    zone = ZoneInfo("Europe/Paris")
-    start = datetime(2024, 2, 12, tzinfo=zone)
-    change = 48 * 24 - 1  # the night to 31 March
-    days = 70
-    wall = Timeline(start, HOUR, days * 24, 0).wall_s
+PARIS = ZoneInfo("Europe/Paris")
+
+
+@pytest.mark.parametrize(
+    ("origin", "day"),
+    [
+        ("2026-03-27 18:00", "2026-03-30"),  # the change lies ahead
+        ("2026-03-30 00:00", "2026-03-30"),
+        ("2026-04-06 00:00", "2026-04-06"),  # last week's days count as the same hours
+        ("2026-10-26 00:00", "2026-10-26"),
+        ("2026-11-02 00:00", "2026-11-02"),
+    ],
+)
+def test_nine_o_clock_stays_nine_o_clock_over_a_change_of_the_clock(origin, day):
+    past_days, horizon = 28, 80
+    end = datetime.fromisoformat(origin).replace(tzinfo=PARIS)
+    start = (end.astimezone(UTC) - timedelta(days=past_days)).astimezone(PARIS)
+    wall = Timeline(start, HOUR, past_days * 24, horizon).wall_s
     hour, weekday = wall // 3600 % 24, (wall // 86400 + 3) % 7
     busy = (hour >= 9) & (hour < 17) & (weekday < 5)
-    noise = np.random.default_rng(2).gamma(25, 1 / 25, (10, len(wall)))
-    past = ((0.5 + 3 * busy) * noise)[:, : change - 21]
-    quantiles = forecast(past, horizon=6 * 24, start=start)
-    ahead = slice(past.shape[1], past.shape[1] + 6 * 24)
-    monday_on = (wall[ahead] // 86400) >= (wall[change] // 86400 + 1)
-    error = np.abs(np.median(quantiles[:, :, 3], axis=0) - (0.5 + 3 * busy[ahead]))
-    assert error[monday_on & (weekday[ahead] < 5)].mean() < 0.5
+    noise = np.random.default_rng(2).gamma(25, 1 / 25, (8, len(wall)))
+    past = ((0.1 + 4.9 * busy) * noise)[:, : past_days * 24]
+    quantiles = forecast(past, horizon=horizon, start=start, levels=[0.5])
+    midnight = datetime.fromisoformat(day).replace(tzinfo=PARIS).timestamp()
+    first = past_days * 24 + round((midnight - end.timestamp()) / 3600)
+    assert (hour[first], weekday[first]) == (0, 0)
+    median = np.median(quantiles[:, first - past_days * 24 :, 0], axis=0)
+    np.testing.assert_allclose(median[[9, 16]], 5.0, rtol=0.2)
+    np.testing.assert_allclose(median[[8, 17]], 0.1, rtol=0.2)
 
 
 def test_hours_are_not_the_only_step():
@@ -235,6 +263,15 @@ def test_bad_arguments_are_named():
     short = event_flags([[]], timeline=Timeline(START, HOUR, 5, 0))
     with pytest.raises(InvalidCalendar, match="cover 5 slots"):
         forecast(np.ones((1, 5)), holidays=short)
+    whole = Timeline(START, HOUR, 5, 24)
+    for_two = event_flags([[], []], timeline=whole, calendar=np.array([0, 1]))
+    with pytest.raises(InvalidCalendar, match="there are 3 series"):
+        forecast(np.ones((3, 5)), holidays=for_two)
+    with pytest.raises(InvalidCalendar, match="follow calendars 0 to 2, there are 2"):
+        event_flags([[], []], timeline=whole, calendar=np.array([0, 2]))
+    beside = Related(np.array([[[0.0]] * 5, [[0.0], [0.0], [np.inf], [0.0], [0.0]]]), np.zeros(1))
+    with pytest.raises(InvalidHistory, match="observations of subject 1 is infinite at slot 2"):
+        forecast(np.ones((1, 5)), related=beside)
 
 
 def test_a_change_of_role_is_followed_within_days():
@@ -244,6 +281,17 @@ def test_a_change_of_role_is_followed_within_days():
     monday = saturday_on[:, 57:65].mean(axis=1)
     assert monday[0] > 2.5 * np.median(monday[1:])
     assert monday[1:].max() < 1.5 * np.median(monday[1:])
+
+
+def test_holidays_until_yesterday_are_no_change_of_role():
+    history = office(10, 40)  # to Friday night
+    off = slice(37 * 24, 40 * 24)
+    history[:, off] = office(10, 47)[:, 41 * 24 : 44 * 24] / 4
+    at = START + timedelta(days=37)
+    days = [Event("bridge", at, at + timedelta(days=3), is_day_off=True)]
+    flags = event_flags([days], timeline=Timeline(START, HOUR, 40 * 24, 96))
+    monday = forecast(history, horizon=96, holidays=flags)[:, 48 + 9 : 48 + 17, 3]
+    assert 2.3 < np.median(monday) < 4.0
 
 
 def test_every_engine_says_what_part_it_had():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 from dataclasses import replace
@@ -242,6 +243,17 @@ def test_a_checkpoint_forecasts_what_the_engine_did(trained, tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["one.pt"]
 
 
+def _stored(whole: bytes, **changes: Any) -> bytes:
+    """A checkpoint that says something else of itself; without changes, no text at all."""
+    import torch
+
+    stored = torch.load(io.BytesIO(whole), weights_only=True)
+    stored["about"] = json.dumps(json.loads(stored["about"]) | changes) if changes else 5
+    changed = io.BytesIO()
+    torch.save(stored, changed)
+    return changed.getvalue()
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("went-off"),))
@@ -257,13 +269,14 @@ def test_a_checkpoint_of_another_engine_or_version_or_of_anything_else_is_refuse
     monkeypatch.chdir(tmp_path)
     kind = type(trained)
     save(trained, Path("one.pt"))
-    newer = type("Newer", (kind,), {"version": "2.0"})
-    with pytest.raises(InvalidCheckpoint, match=r"version 1, this is .* version 2\.0"):
+    newer = type("Newer", (kind,), {"version": "3.0"})
+    with pytest.raises(InvalidCheckpoint, match=r"version 2, this is .* version 3\.0"):
         load(newer, Path("one.pt"))
     whole = Path("one.pt").read_bytes()
     bomb = io.BytesIO()
     torch.save({"about": "{}", "weights": Bomb()}, bomb)
-    for content in (b"", b"nonsense", whole[: len(whole) // 2], bomb.getvalue()):
+    odd = [_stored(whole, **each) for each in ({"step_s": 1e300}, {"settings": None}, {})]
+    for content in (b"", b"nonsense", whole[: len(whole) // 2], bomb.getvalue(), *odd):
         Path("two.pt").write_bytes(content)
         with pytest.raises(InvalidCheckpoint, match=r"two\.pt is no checkpoint"):
             load(kind, Path("two.pt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -123,6 +124,18 @@ def test_unknown_and_constant_series_are_answered_honestly():
     assert np.isnan(quantiles[0]).all()
     np.testing.assert_allclose(quantiles[1], 4.0)
     np.testing.assert_allclose(quantiles[2], 0.0)
+
+
+@pytest.mark.parametrize("minutes", [60, 15])
+def test_a_series_seen_only_in_the_hour_a_clock_repeats_is_forecast_as_it_was(minutes):
+    start = datetime(2026, 10, 25, tzinfo=ZoneInfo("Europe/Paris"))
+    per_hour = 60 // minutes
+    timeline = Timeline(start, timedelta(minutes=minutes), 8 * per_hour, 24)
+    history = np.full((2, timeline.n_slots), np.nan)
+    history[:, 2 * per_hour], history[:, 3 * per_hour] = 4.0, [4.0, 6.0]  # two o'clock, twice
+    median = fit_prophet(history, timeline=timeline).quantiles([0.5])[:, :, 0]
+    np.testing.assert_allclose(median[0], 4.0)
+    np.testing.assert_allclose(median[1], 5.0, rtol=0.01)
 
 
 def test_uncertainty_grows_with_the_distance_where_the_trend_was_restless():
