@@ -52,10 +52,10 @@ class ResourceDemandProfile:
     p_active : shape (horizon,), probability of a session; None when sessions are not observed
     location : place to probability, shape (horizon,) each; an hour sums to 1 over the places;
         empty for a subject that is not a person
-    engine : what made the demand quantiles
-    enough_history : whether they are the subject's own, and not its pool's
+    engine : what made the demand quantiles, of those resources that are the subject's own
+    enough_history : whether any is: one observed for too short a time is the pool's all the same
     history_hours : hours observed
-    engines : resource to engine to its share; empty where the pool's profile was taken
+    engines : resource to engine to its share, without those lent by the pool
     """
 
     starts_at: datetime
@@ -109,7 +109,8 @@ def build_profiles(
     history = np.stack([np.where(in_session, demand[name], np.nan) for name in RESOURCES])
     seen = np.isfinite(history)
     seen_hours = seen.sum(axis=2).max(axis=0)
-    enough = np.any([_has_enough(each) for each in seen], axis=0)
+    enough = np.stack([_has_enough(each) for each in seen])
+    is_own = enough.any(axis=0)
     # All resources at once: what a call costs whatever its size is paid once, not four times.
     subject = np.tile(np.arange(n_subjects), len(RESOURCES))
     made = forecast_in_detail(
@@ -124,10 +125,12 @@ def build_profiles(
     together = made.quantiles.reshape(len(RESOURCES), n_subjects, horizon, len(levels))
     pool_number = np.unique([str(each) for each in pool], return_inverse=True)[1]
     quantiles = {
-        name: _lend_from_pool(forecast, past, enough, pool_number, levels)
-        for name, forecast, past in zip(RESOURCES, together, history, strict=True)
+        name: _lend_from_pool(forecast, past, of_themselves, pool_number, levels)
+        for name, forecast, past, of_themselves in zip(
+            RESOURCES, together, history, enough, strict=True
+        )
     }
-    shares = _engine_shares(made, n_subjects)
+    shares = _engine_shares(made, enough)
     people = people or [None] * n_subjects
     p_active = _p_active(active_ratio, people, start, horizon, holidays, absent)
     where = _where(locations, people, starts_at, horizon)
@@ -142,10 +145,10 @@ def build_profiles(
             storage_bytes_per_s=quantiles["storage_bytes_per_s"][i],
             p_active=p_active[i],
             location=where[i],
-            engine=ENGINE_NAME if enough[i] else POOL_ENGINE,
-            enough_history=bool(enough[i]),
+            engine=ENGINE_NAME if is_own[i] else POOL_ENGINE,
+            enough_history=bool(is_own[i]),
             history_hours=int(seen_hours[i]),
-            engines=shares[i] if enough[i] else {},
+            engines=shares[i],
         )
         for i in range(n_subjects)
     ]
@@ -188,11 +191,15 @@ def _has_enough(seen: BoolArray) -> BoolArray:
     return np.asarray(long_enough)
 
 
-def _engine_shares(made: FleetForecast, n_subjects: int) -> list[dict[str, dict[str, EngineShare]]]:
-    """Of each subject: resource to engine to its share; a series never observed has none."""
-    shape = (len(RESOURCES), n_subjects, len(made.engines))
+def _engine_shares(
+    made: FleetForecast, enough: BoolArray
+) -> list[dict[str, dict[str, EngineShare]]]:
+    """Of each subject: resource to engine to its share, where it was observed for long enough.
+
+    enough : shape (len(RESOURCES), n_subjects)
+    """
+    shape = (*enough.shape, len(made.engines))
     weights, losses = (each.reshape(shape).tolist() for each in (made.weights, made.losses))
-    known = np.isfinite(made.weights.sum(axis=1)).reshape(shape[:2])
     return [
         {
             name: {
@@ -201,9 +208,9 @@ def _engine_shares(made: FleetForecast, n_subjects: int) -> list[dict[str, dict[
                 if share[0] > 0
             }
             for r, name in enumerate(RESOURCES)
-            if known[r, i]
+            if enough[r, i]
         }
-        for i in range(n_subjects)
+        for i in range(enough.shape[1])
     ]
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from forecasting.core.evaluation import answers_of, ask_of, score, spread_origin
 from forecasting.core.naive import seasonal_naive
 from forecasting.core.scores import weighted_quantile_loss
 from forecasting.core.timeline import Timeline
+from forecasting.core.wall import WallClock
 from forecasting.engines import registry
 from forecasting.errors import InvalidCheckpoint, InvalidHistory
 from forecasting.traces import read_trace
@@ -131,6 +133,17 @@ def test_a_nearer_horizon_is_the_beginning_of_a_farther_one(trained):
     np.testing.assert_allclose(far[:, :24], near, rtol=1e-4)
 
 
+def test_the_days_before_are_those_of_the_wall_clock(trained):
+    autumn = datetime(2026, 10, 4, 22, tzinfo=UTC).astimezone(ZoneInfo("Europe/Paris"))
+    spring = datetime(2026, 3, 8, 23, tzinfo=UTC).astimezone(ZoneInfo("Europe/Paris"))
+    history = fleet(seed=5)
+    for start in (autumn, spring):
+        wall = WallClock.of(Timeline(start, HOUR, history.shape[1], 24))
+        laid = forecast(trained, wall.history(history), start=wall.timeline.start)
+        np.testing.assert_array_equal(forecast(trained, history, start=start), laid)
+        assert wall.timeline.n_slots != history.shape[1]
+
+
 def test_levels_between_those_of_the_network_are_interpolated(trained):
     low, between, high, outermost, beyond = np.moveaxis(
         forecast(trained, fleet(), levels=[0.9, 0.92, 0.95, 0.99, 0.9999]), 2, 0
@@ -233,6 +246,7 @@ def test_weeks_in_which_nothing_was_observed_yet_do_not_matter():
 
 def test_a_checkpoint_forecasts_what_the_engine_did(trained, tmp_path):
     from forecasting.engines.neural_checkpoints import load, save
+    from forecasting.engines.neural_training import device
 
     path = tmp_path / "models" / "one.pt"
     save(trained, path)
@@ -240,6 +254,7 @@ def test_a_checkpoint_forecasts_what_the_engine_did(trained, tmp_path):
     np.testing.assert_array_equal(forecast(trained, fleet()), forecast(again, fleet()))
     assert again.settings == trained.settings
     assert again.trained.about == trained.trained.about
+    assert again.trained.about["device"] == device().type
     assert [each.name for each in path.parent.iterdir()] == ["one.pt"]
 
 

@@ -169,3 +169,21 @@ def test_engines_share_what_they_say():
         shares = profile.engines[name]
         assert sum(share.weight for share in shares.values()) == pytest.approx(1.0)
         assert all(share.loss > 0 for share in shares.values() if share.loss == share.loss)
+
+
+def test_what_was_never_observed_of_an_established_person_is_lent_by_the_pool():
+    demand, active = fleet(6)
+    for name in RESOURCES[1:]:
+        demand[name][1:3] *= 10
+    demand["memory_bytes"][0] = np.nan
+    demand["network_bytes_per_s"][:, : 24 * (DAYS - 3)] = np.nan
+    pools = ["a", "b", "b", "a", "a", "a"]
+    profile, *others = build_profiles(demand, active_ratio=active, start=START, pool=pools)
+    assert profile.enough_history and profile.engine == "combined"
+    assert set(profile.engines) == {"cpu_cores", "storage_bytes_per_s"}
+    working = (np.arange(168) // 24 < 5) & (np.arange(168) % 24 == 10)
+    np.testing.assert_allclose(profile.memory_bytes[working, 3], 20.0, rtol=0.3)
+    # Nobody has enough of the network to lend, so what little there is stays everybody's own.
+    median = profile.network_bytes_per_s[working, 3]
+    assert (50 < median).all() and (median < 300).all()
+    assert "memory_bytes" in others[0].engines

@@ -146,7 +146,7 @@ def test_events_and_what_was_observed_beside_follow():
     assert WallClock.of(spring).holidays(day_off).flags.all()
 
 
-@pytest.mark.parametrize("name", ["seasonal", "seasonal_naive", "pooled"])
+@pytest.mark.parametrize("name", ["seasonal", "pooled"])
 @pytest.mark.parametrize("monday", [SPRING, AUTUMN])
 def test_engines_that_step_in_days_keep_office_hours(name, monday):
     monday = monday + timedelta(days=1)
@@ -161,6 +161,18 @@ def test_engines_that_step_in_days_keep_office_hours(name, monday):
     )
     median = np.median(quantiles[:, :, 0], axis=0)
     np.testing.assert_allclose(median, np.where(busy[-24:], 5.0, 0.1), rtol=0.15)
+
+
+@pytest.mark.parametrize("sunday", [SPRING, AUTUMN])
+def test_yesterday_at_nine_is_repeated_at_nine(sunday):
+    start = later(sunday, -timedelta(days=3))
+    timeline = Timeline(start, HOUR, 72, 48)
+    hour = hour_of_day(timeline)
+    quantiles = registry.load("seasonal_naive").forecast(
+        hour[None, :72], start=start, step=HOUR, horizon=48, levels=[0.5]
+    )
+    kept = hour[72:] != 2 if sunday is SPRING else slice(None)  # it was skipped: not on Sunday
+    np.testing.assert_allclose(quantiles[0, kept, 0], hour[72:][kept])
 
 
 def test_a_fleet_may_be_forecast_from_within_the_repeated_hour():
