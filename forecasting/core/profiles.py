@@ -110,7 +110,7 @@ def build_profiles(
     seen = np.isfinite(history)
     seen_hours = seen.sum(axis=2).max(axis=0)
     enough = np.stack([_has_enough(each) for each in seen])
-    is_own = enough.any(axis=0)
+    is_own = np.asarray(enough.any(axis=0))
     # All resources at once: what a call costs whatever its size is paid once, not four times.
     subject = np.tile(np.arange(n_subjects), len(RESOURCES))
     made = forecast_in_detail(
