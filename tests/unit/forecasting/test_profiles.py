@@ -185,5 +185,5 @@ def test_what_was_never_observed_of_an_established_person_is_lent_by_the_pool():
     np.testing.assert_allclose(profile.memory_bytes[working, 3], 20.0, rtol=0.3)
     # Nobody has enough of the network to lend, so what little there is stays everybody's own.
     median = profile.network_bytes_per_s[working, 3]
-    assert (50 < median).all() and (median < 300).all()
+    assert (median > 50).all() and (median < 300).all()
     assert "memory_bytes" in others[0].engines
