@@ -112,6 +112,8 @@ def _json(pieces: Pieces, generation: Generation) -> Iterator[bytes]:
         "hours": "Hour h of every array begins h hours after starts_at.",
         "units": UNITS,
         "levels": list(LEVELS),
+        "engines": "By resource and engine: its part in the forecast, and its loss at past origins"
+        " as a ratio to that of the day before repeated (null: unknown).",
     }
     head = json.dumps(about, default=_iso)
     yield f'{head[:-1]}, "profiles": ['.encode()
@@ -133,6 +135,7 @@ def _object(profile: ResourceDemandProfile) -> dict[str, Any]:
         "engine": profile.engine,
         "is_from_pool": profile.is_from_pool,
         "history_hours": profile.history_hours,
+        "engines": profile.engines,
         **{k: None if v is None else shortened(v).tolist() for k, v in arrays.items()},
         "p_place": {place: shortened(p).tolist() for place, p in profile.location.items()},
     }

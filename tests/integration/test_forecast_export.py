@@ -16,7 +16,7 @@ from django.test import AsyncClient, Client
 
 from desktops.models import Look
 from forecasting.core.profiles import HORIZON_HOURS, RESOURCES
-from forecasting.models import Generation
+from forecasting.models import Generation, ResourceDemandProfile
 from tests.support.rows import AS_OF, Rows, make_rows
 
 pytestmark = pytest.mark.django_db
@@ -88,6 +88,13 @@ def test_json_has_units_levels_engine_and_source(rows: Rows) -> None:
     assert len(first["cpu_cores"]) == HORIZON_HOURS
     assert first["cpu_cores"][0] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
     assert first["p_place"] == {}
+
+
+def test_json_says_which_engines_made_a_forecast(rows: Rows) -> None:
+    ResourceDemandProfile.objects.update(engines={"cpu_cores": {"pooled": [0.7, 0.8]}})
+    told = json.loads(exported(signed_in(rows), **{"as": "json"}))
+    assert told["profiles"][0]["engines"] == {"cpu_cores": {"pooled": [0.7, 0.8]}}
+    assert "as a ratio to that of the day before" in told["engines"]
 
 
 def test_a_stranger_finds_no_data_set_and_a_member_no_other_pool(rows: Rows) -> None:
