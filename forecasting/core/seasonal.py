@@ -79,38 +79,42 @@ def habit_quantiles(
     if n_slots == 0 or n_series == 0:
         return result
     offsets = np.arange(-habit.neighbours, habit.neighbours + 1) if timeline.slots_per_day else [0]
-    day, offset = (grid.ravel() for grid in np.meshgrid(np.arange(1, n_days + 1), offsets))
+    day, offset = (grid.ravel() for grid in np.meshgrid(np.arange(n_days + 1), offsets))
     level = _running_level(history, timeline, habit.level_half_life_h)
     weekday = timeline.weekday.copy()
     if days_off is not None:
         weekday[days_off] = SUNDAY
-    age_weight = 0.5 ** (day * per_day * timeline.step_s / DAY_S / habit.half_life_days)
     closeness = np.where(offset == 0, 1.0, 0.5)
+    freshness = 0.5 ** (day * per_day * timeline.step_s / DAY_S / habit.half_life_days) * closeness
+    ranked_at: dict[int, _Ranked] = {}
 
     for i, lead in enumerate(leads):
-        slot = n_slots - per_day * day + (lead - 1) + offset
+        phase, days_on = (lead - 1) % per_day, (lead - 1) // per_day
+        slot = n_slots - per_day * day + phase + offset
         known = (slot >= 0) & (slot < n_slots)
-        # A level habit needs the level at the origin of each past error.
-        known &= n_slots - per_day * day >= (1 if level is not None else -per_day)
-        slots, days = slot[known], day[known]
+        # The origin from which each of the slots was so far ahead.
+        origin = n_slots - per_day * (day + days_on)
+        if level is not None:
+            known &= (origin >= 1) & (origin < n_slots)
+        slots, origins, fresh = slot[known], origin[known], freshness[known]
         if not len(slots):
             continue
-        past = history[:, slots]
         if level is not None:
-            past = past - level[:, n_slots - per_day * days]
-        order = np.argsort(past, axis=1)  # NaN last
-        ranked = np.take_along_axis(past, order, axis=1)
-        seen = np.isfinite(ranked)
+            ranked = _Ranked.of(history[:, slots] - level[:, origins])
+        else:
+            # All days at one time of day draw on the same past.
+            if phase not in ranked_at:
+                ranked_at[phase] = _Ranked.of(history[:, slots])
+            ranked = ranked_at[phase]
         for b, back in enumerate(days_back):
             if wanted is not None and not wanted[b, i]:
                 continue
-            target = n_slots - per_day * back + lead - 1
-            weight = age_weight[known] * closeness[known]
-            weight *= _day_likeness(weekday[slots], int(weekday[target]), habit)
-            weight[(days <= back) | (slots >= n_slots - per_day * back)] = 0.0
-            quantile = _weighted_quantiles(ranked, weight[order] * seen, levels)
+            now = n_slots - per_day * back
+            weight = fresh * _day_likeness(weekday[slots], int(weekday[now + lead - 1]), habit)
+            weight[(origins >= now) | (slots >= now)] = 0.0
+            quantile = ranked.quantiles(weight, levels)
             if level is not None:
-                quantile += level[:, n_slots - per_day * back, None]
+                quantile = quantile + level[:, now, None]
             result[:, b, i] = quantile
     return result
 
@@ -122,19 +126,42 @@ def _day_likeness(weekdays: IntArray, target: int, habit: Habit) -> FloatArray:
     return likeness
 
 
-def _weighted_quantiles(ranked: FloatArray, weight: FloatArray, levels: FloatArray) -> FloatArray:
-    """Smallest value at or below which at least `level` of the weight lies; (n, n_levels).
+class _Ranked:
+    """Values of each series in rising order, to be weighed in several ways."""
 
-    ranked, weight : shape (n, m), values in rising order; a weight of 0 leaves a value out
-    """
-    mass = np.cumsum(weight, axis=1)
-    total = mass[:, -1]
-    rank = np.empty((len(ranked), len(levels)), dtype=np.int64)
-    for i, level in enumerate(levels):
-        rank[:, i] = (mass < (level * (1 - 1e-12) * total)[:, None]).sum(axis=1)
-    quantiles = np.take_along_axis(ranked, np.minimum(rank, ranked.shape[1] - 1), axis=1)
-    quantiles[total <= 0] = np.nan
-    return quantiles
+    def __init__(self, order: IntArray, values: FloatArray) -> None:
+        self.order, self.values = order, values
+        self.is_seen = np.isfinite(values)
+        self.told: dict[bytes, FloatArray] = {}
+
+    @classmethod
+    def of(cls, values: FloatArray) -> _Ranked:
+        """values : shape (n, m), NaN where missing"""
+        order = np.argsort(values, axis=1)  # NaN last
+        return cls(order, np.take_along_axis(values, order, axis=1))
+
+    def quantiles(self, weight: FloatArray, levels: FloatArray) -> FloatArray:
+        """Smallest value at or below which at least `level` of the weight lies; (n, n_levels).
+
+        weight : shape (m,), 0 leaves a value out; NaN for a series without any value left
+        """
+        asked = weight.tobytes()
+        if asked not in self.told:
+            self.told[asked] = self._quantiles(weight, levels)
+        return self.told[asked]
+
+    def _quantiles(self, weight: FloatArray, levels: FloatArray) -> FloatArray:
+        mass = np.cumsum(weight[self.order] * self.is_seen, axis=1)
+        total = mass[:, -1:]
+        rows, most = mass.shape
+        share = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+        # One rising sequence of all series, each moved on by its number.
+        number = np.arange(rows)[:, None]
+        wanted = (number + levels * (1 - 1e-9)).ravel()
+        rank = np.searchsorted((share + number).ravel(), wanted).reshape(rows, -1) - number * most
+        quantiles = np.take_along_axis(self.values, np.minimum(rank, most - 1), axis=1)
+        quantiles[total[:, 0] <= 0] = np.nan
+        return quantiles
 
 
 def _running_level(

@@ -32,6 +32,21 @@ def test_a_past_origin_knows_nothing_of_what_came_after(habit):
     np.testing.assert_allclose(looking_back, at_the_time)
 
 
+def test_every_day_ahead_draws_on_all_that_was_seen_at_its_hour():
+    history = np.random.default_rng(3).gamma(1.0, 1.0, (3, 24 * 8))
+    week = habit_quantiles(
+        history,
+        timeline=Timeline(START, HOUR, 24 * 8, 24 * 7),
+        habit=HABITS[0],
+        leads=np.arange(1, 24 * 7 + 1),
+        levels=np.array([0.001, 0.5, 0.999]),
+    )[:, 0].reshape(3, 7, 24, 3)
+    assert (week == week[:, :1]).all()
+    by_hour = history.reshape(3, 8, 24)
+    assert (week[:, 6, :, 0] == by_hour.min(axis=1)).all()
+    assert (week[:, 6, :, 2] == by_hour.max(axis=1)).all()
+
+
 def test_what_was_never_seen_cannot_be_compared_with():
     history = np.where(np.arange(24 * 10) % 24 < 12, 1.0, np.nan)[None]
     timeline = Timeline(START, HOUR, 240, 24)
