@@ -5,7 +5,8 @@ quantiles of comparable hours under different habits of remembering) each foreca
 They are averaged quantile by quantile with weights learned at past origins, first for the fleet,
 then leaning to what served the single series (`combination`), and the spread is corrected so that
 past intervals would have covered what they promised (`calibration`). Every step is relative to a
-series' own scale, sees nothing past the origin it forecasts from, and treats all series alike.
+series' own scale and treats all series alike. No engine learned from what it is judged by; only a
+series' range, its resting value and a lasting change of its level are taken as they are known now.
 """
 
 from __future__ import annotations
