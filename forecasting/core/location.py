@@ -4,8 +4,7 @@ Several guesses (staying, returning, habit by hour of the week, frequency over d
 always, somewhere new) are mixed with weights that depend on the circumstances: how long ago the
 person was seen, for how long they had been there, how usual that place is for them at that hour.
 The weights are fitted on the past of the fleet by asking, at earlier moments, where people were
-found in the week after. A mixture is never surer than the surest of its guesses, even where they
-bear each other out; so how much surer, or less sure, the answer should be is learned as well.
+found in the week after.
 
 Places in the answers are those given; `elsewhere` stands for every place the person was never
 seen in. A person never seen at all gets the fleet's habits.
@@ -22,7 +21,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from forecasting.core.arrays import AnyArray, FloatArray, IntArray
-from forecasting.core.confidence import Confidence, Told, fit_confidence
 from forecasting.core.gate import Gate, fit_gate
 from forecasting.core.paths import fit_restlessness, sample_chain
 from forecasting.core.whereabouts import (
@@ -47,8 +45,6 @@ BAND_ENDS_H = np.array([6.0, 24.0])
 # Before any evidence: somewhere new is a rare guess, and who settled in a new place has moved.
 NEW_PLACE_LOGIT, MOVED_LOGIT = -3.0, 12.0
 CASES_AT_ONCE = 200_000
-# Sightings to learn from how sure to be.
-CONFIDENCE_CASES = 6_000
 # The share of a newcomer's map that no place of the fleet explains.
 NEWCOMER_ELSEWHERE = 0.02
 
@@ -83,13 +79,11 @@ def fit_locations(
         n_places=max(len(place_labels), 1),
     )
     knowledge = Knowledge.of(sightings, until_s)
-    gate, confidence = _learn(sightings, until_s)
     return LocationModel(
         users={label: number for number, label in enumerate(user_labels.tolist())},
         places=tuple(place_labels.tolist()),
         knowledge=knowledge,
-        gate=gate,
-        confidence=confidence,
+        gate=_fit_gate(sightings, until_s),
         fleet_habit=_fleet_habit(knowledge, len(place_labels)),
         restlessness=fit_restlessness(sightings, knowledge),
     )
@@ -108,7 +102,6 @@ class LocationModel:
     places: tuple[Any, ...]
     knowledge: Knowledge
     gate: Gate
-    confidence: Confidence
     fleet_habit: FloatArray
     restlessness: FloatArray
 
@@ -214,11 +207,8 @@ class LocationModel:
         weight = self.gate.weights(self.knowledge.circumstances(np.maximum(user, 0), at_s))
         guess = self.knowledge.guesses(pair, at_s[case])
         probability = np.einsum("rg,rg->r", guess, weight[case])
-        lead_h = np.maximum(at_s - self.knowledge.until_s, 0.0) / HOUR_S
-        probability, elsewhere = self.confidence.apply(
-            case, probability, weight[:, ELSEWHERE], lead_h
-        )
-        return case, pair, probability, elsewhere
+        total = np.bincount(case, probability, len(user)) + weight[:, ELSEWHERE]
+        return case, pair, probability / total[case], weight[:, ELSEWHERE] / total
 
     def _newcomer(self, at_s: float) -> dict[Any, float]:
         row = self.fleet_habit[(int(at_s // HOUR_S) + 72) % HOURS_PER_WEEK]
@@ -230,22 +220,11 @@ def _no_rows() -> tuple[IntArray, IntArray]:
     return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
 
-def _learn(sightings: Sightings, until_s: float) -> tuple[Gate, Confidence]:
-    """Ask at earlier moments where people were found afterwards, and fit to that.
-
-    How sure to be shows in what a gate says of moments that it was not fitted to.
-    """
-    lessons = [_Lesson.at(sightings, moment) for moment in _moments(sightings, until_s)]
-    n_early = len(lessons) - len(lessons) // 3
-    early = _gate(lessons[:n_early])
-    late = [each.told(early, CONFIDENCE_CASES // len(lessons)) for each in lessons[n_early:]]
-    return _gate(lessons), fit_confidence([each for each in late if each is not None])
-
-
-def _gate(lessons: Sequence[_Lesson]) -> Gate:
+def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
+    """Ask at earlier moments where people were found afterwards, and fit the weights to that."""
+    lessons = [_lesson(sightings, moment) for moment in _moments(sightings, until_s)]
     circumstances, guesses, importance = (
-        np.concatenate([getattr(each, name) for each in lessons])
-        for name in ("circumstances", "guesses", "importance")
+        np.concatenate(parts) for parts in zip(*lessons, strict=True)
     )
     prior = np.zeros((N_CIRCUMSTANCES, len(GUESSES)))
     prior[CONSTANT, ELSEWHERE] = NEW_PLACE_LOGIT
@@ -272,58 +251,27 @@ def _moments(sightings: Sightings, until_s: float) -> FloatArray:
     return result
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """Where people were found in the week after a moment; n sightings.
+def _lesson(sightings: Sightings, moment_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Circumstances, guesses of what then happened, and importance of each sighting after.
 
-    circumstances : shape (n, n_circumstances); guesses : shape (n, n_guesses), for what happened
-    importance : shape (n,). As a person's week counts as much as another's, and the next hours as
-        much as the next days, the sightings of one person in one band share one unit of it.
+    As a person's week counts as much as another's, and the next hours as much as the next days,
+    the sightings of one person in one band share one unit of importance.
     """
-
-    knowledge: Knowledge
-    user: IntArray
-    pair: IntArray
-    at_s: FloatArray
-    circumstances: FloatArray
-    guesses: FloatArray
-    importance: FloatArray
-
-    @classmethod
-    def at(cls, sightings: Sightings, moment_s: float) -> _Lesson:
-        knowledge = Knowledge.of(sightings, moment_s)
-        lead_h = (sightings.at_s - moment_s) / HOUR_S
-        after = np.flatnonzero((lead_h > 0) & (lead_h <= HOURS_PER_WEEK))
-        after = after[knowledge.n_seen[sightings.user[after]] > 0]
-        user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
-        pair = _find_pairs(knowledge, user, place, sightings.n_places)
-        guesses = np.zeros((len(user), len(GUESSES)))
-        found = pair >= 0
-        guesses[found] = knowledge.guesses(pair[found], at_s[found])
-        guesses[~found, ELSEWHERE] = 1.0
-        band = np.searchsorted(BAND_ENDS_H, lead_h[after])
-        cell = user * (len(BAND_ENDS_H) + 1) + band
-        _, cell = np.unique(cell, return_inverse=True)
-        importance = 1.0 / np.bincount(cell)[cell] if len(cell) else np.empty(0)
-        circumstances = knowledge.circumstances(user, at_s)
-        return cls(knowledge, user, pair, at_s, circumstances, guesses, importance)
-
-    def told(self, gate: Gate, count: int) -> Told | None:
-        """What the gate's mixture would have said, of at most `count` sightings."""
-        if not len(self.user):
-            return None
-        some = np.unique(np.linspace(0, len(self.user) - 1, count).astype(np.int64))
-        case, pair = self.knowledge.rows(self.user[some])
-        weight = gate.weights(self.circumstances[some])
-        guess = self.knowledge.guesses(pair, self.at_s[some][case])
-        return Told(
-            case=case,
-            probability=np.einsum("rg,rg->r", guess, weight[case]),
-            elsewhere=weight[:, ELSEWHERE],
-            happened=pair == self.pair[some][case],
-            lead_h=(self.at_s[some] - self.knowledge.until_s) / HOUR_S,
-            importance=self.importance[some],
-        )
+    knowledge = Knowledge.of(sightings, moment_s)
+    lead_h = (sightings.at_s - moment_s) / HOUR_S
+    after = np.flatnonzero((lead_h > 0) & (lead_h <= HOURS_PER_WEEK))
+    after = after[knowledge.n_seen[sightings.user[after]] > 0]
+    user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
+    pair = _find_pairs(knowledge, user, place, sightings.n_places)
+    guesses = np.zeros((len(user), len(GUESSES)))
+    found = pair >= 0
+    guesses[found] = knowledge.guesses(pair[found], at_s[found])
+    guesses[~found, ELSEWHERE] = 1.0
+    band = np.searchsorted(BAND_ENDS_H, lead_h[after])
+    cell = user * (len(BAND_ENDS_H) + 1) + band
+    _, cell = np.unique(cell, return_inverse=True)
+    importance = 1.0 / np.bincount(cell)[cell] if len(cell) else np.empty(0)
+    return knowledge.circumstances(user, at_s), guesses, importance
 
 
 def _find_pairs(knowledge: Knowledge, user: IntArray, place: IntArray, n_places: int) -> IntArray:
