@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 
 from desktops.models import Activity, Dataset, Desktop, DesktopUser, Site
 from forecasting.core.arrays import FloatArray
@@ -153,7 +153,7 @@ def read_history(
         arrays.add(more)
         arrays.fill(others)
     codes = tuple(code for _, code in site_ids)
-    active = _without_gaps(arrays.active_ratio)
+    active = _without_gaps(arrays.active_ratio, _hours_told(dataset, start, end))
     return FleetHistory(start, tuple(subjects), codes, arrays.demand, active, arrays.site)
 
 
@@ -302,8 +302,19 @@ class _Lookup:
         return np.where(self._keys[at] == keys, self._values[at], -1)
 
 
-def _without_gaps(active_ratio: FloatArray) -> FloatArray:
+def _hours_told(dataset: Dataset, start: datetime, end: datetime) -> int:
+    """Hours from the start up to the newest of which anything was told, of anybody."""
+    newest = Activity.objects.filter(dataset=dataset, hour__gte=start, hour__lt=end).aggregate(
+        newest=Max("hour")
+    )["newest"]
+    return 0 if newest is None else int((newest - start) / timedelta(hours=1)) + 1
+
+
+def _without_gaps(active_ratio: FloatArray, hours_told: int) -> FloatArray:
+    """With 0 for hours in which somebody was not at work; NaN for those that are still to come in,
+    and for those before somebody was first seen."""
     has_begun = np.logical_or.accumulate(np.isfinite(active_ratio), axis=1)
+    has_begun[:, hours_told:] = False
     return np.where(has_begun & np.isnan(active_ratio), 0.0, active_ratio)
 
 

@@ -43,8 +43,12 @@ def watch_forecasts(*, clock: Clock) -> None:
         if not is_ours:
             return
         for dataset in Dataset.objects.filter(as_of=None).order_by("pk"):
-            if score_days(dataset=dataset, now=clock()):
-                judge(dataset=dataset, at=clock())
+            try:
+                if score_days(dataset=dataset, now=clock()):
+                    judge(dataset=dataset, at=clock())
+            except Exception:
+                # The other data sets are to be watched all the same.
+                log.exception("the forecasts of %s were not scored", dataset)
 
 
 def score_days(*, dataset: Dataset, now: datetime) -> list[date]:

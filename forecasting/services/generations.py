@@ -159,10 +159,11 @@ def _finish(
 ) -> None:
     with transaction.atomic():
         written = write_profiles(generation, rows)
-        mine = ForecastChunk.objects.filter(pk=chunk.pk, done_at=None).update(done_at=at, error="")
+        # The generation first, as whoever ends it does: two orders would wait for each other.
         is_running = Generation.objects.filter(
             pk=generation.pk, state=Generation.State.RUNNING
         ).update(profiles_done=F("profiles_done") + written)
+        mine = ForecastChunk.objects.filter(pk=chunk.pk, done_at=None).update(done_at=at, error="")
         if not mine or not is_running:
             raise GenerationEnded(f"{chunk} is not wanted any more")
         if generation.kind == Generation.Kind.FULL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import isfinite
 from typing import Any
@@ -102,6 +102,10 @@ def write_profiles(generation: Generation, rows: Iterable[Row]) -> int:
     return len(wanted)
 
 
+def without_places(row: Row) -> Row:
+    return replace(row, location={})
+
+
 def _values(generation: Generation, row: Row) -> tuple[Any, ...]:
     demand = [row.demand.get(name) for name in core.RESOURCES]
     return (
@@ -122,14 +126,15 @@ def _values(generation: Generation, row: Row) -> tuple[Any, ...]:
 
 
 def _still_wanted(rows: list[Row]) -> list[Row]:
+    """Those of people who still want to be predicted, without the places of whoever opted out of
+    being located since. Who opts out from now on waits for this transaction, and finds its rows."""
     users = {row.subject.desktop_user_id for row in rows if row.subject.desktop_user_id}
     desktops = {row.subject.desktop_id for row in rows if row.subject.desktop_id}
-    wanted = set(
-        DesktopUser.objects.filter(pk__in=users, is_predicted=True).values_list("pk", flat=True)
-    )
+    people = DesktopUser.objects.select_for_update(of=("self",), no_key=True).order_by("pk")
+    wanted = dict(people.filter(pk__in=users, is_predicted=True).values_list("pk", "is_located"))
     there = set(Desktop.objects.filter(pk__in=desktops).values_list("pk", flat=True))
     return [
-        row
+        row if not row.location or wanted.get(row.subject.desktop_user_id) else without_places(row)
         for row in rows
         if (not row.subject.desktop_user_id or row.subject.desktop_user_id in wanted)
         and (not row.subject.desktop_id or row.subject.desktop_id in there)

@@ -156,16 +156,19 @@ def _told(base: Generation, crowd: Crowd, history: FleetHistory) -> list[Told]:
     return [told[0], *(each for each in told[1:] if each.rows)]
 
 
+def _key(of: Subject | ResourceDemandProfile) -> Key:
+    """A person is the same whichever desktop is theirs by now."""
+    return of.desktop_user_id, None if of.desktop_user_id else of.desktop_id
+
+
 def _what_was_told(
     generation: Generation, crowd: Crowd, history: FleetHistory, *, until: datetime
 ) -> Told:
-    row_of: dict[Key, int] = {
-        (s.desktop_user_id, s.desktop_id): row for row, s in enumerate(history.subjects)
-    }
+    row_of = {_key(each): row for row, each in enumerate(history.subjects)}
     found = [
-        (profile, row_of[profile.desktop_user_id, profile.desktop_id])
+        (profile, row_of[_key(profile)])
         for profile in profiles_of(generation, crowd)
-        if (profile.desktop_user_id, profile.desktop_id) in row_of
+        if _key(profile) in row_of
     ]
     at = np.array([row for _, row in found], dtype=np.int64)
     begins = max(generation.as_of, history.start)

@@ -12,7 +12,7 @@ from forecasting.core.schedule import Due, Made, due
 from forecasting.errors import ForecastingError
 from forecasting.models import Generation
 from forecasting.services.forecasts import begin_forecast, make_forecast
-from forecasting.services.generations import Clock, Maker, ring, work_on
+from forecasting.services.generations import Clock, Maker, ring, running_generation, work_on
 from forecasting.services.refreshing import begin_refresh, make_refresh
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ def sweep_forecasts(*, clock: Clock) -> None:
             _start_what_is_due(dataset, clock=clock)
         except ForecastingError as error:
             log.warning("%s: %s", dataset, error)
+        except Exception:
+            # The other data sets have done nothing wrong.
+            log.exception("no forecast of %s was started", dataset)
 
 
 def _start_what_is_due(dataset: Dataset, *, clock: Clock) -> None:
@@ -64,14 +67,19 @@ def _has_anybody(dataset: Dataset) -> bool:
 
 def _made(dataset: Dataset) -> Made:
     complete = dataset.generations.filter(state=Generation.State.COMPLETE)
-    newest = dataset.generations.order_by("-started_at", "-pk").first()
-    has_failed = newest is not None and newest.state == Generation.State.FAILED
     return Made(
         full_as_of=_as_of(complete.filter(kind=Generation.Kind.FULL).first()),
         newest_as_of=_as_of(complete.first()),
-        failed_at=newest.finished_at if newest and has_failed else None,
-        is_running=bool(newest and newest.state == Generation.State.RUNNING),
+        full_failed_at=_failed_at(dataset, Generation.Kind.FULL),
+        refresh_failed_at=_failed_at(dataset, Generation.Kind.REFRESH),
+        is_running=running_generation(dataset) is not None,
     )
+
+
+def _failed_at(dataset: Dataset, kind: Generation.Kind) -> datetime | None:
+    newest = dataset.generations.filter(kind=kind).order_by("-started_at", "-pk").first()
+    has_failed = newest is not None and newest.state == Generation.State.FAILED
+    return newest.finished_at if newest and has_failed else None
 
 
 def _as_of(generation: Generation | None) -> datetime | None:

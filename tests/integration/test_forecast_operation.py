@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 
 from desktops.models import Activity, Dataset, Desktop, DesktopUser, Event, Pool, Site
@@ -32,7 +33,7 @@ from forecasting.services import scheduling
 from forecasting.services.drift import judge, score_days
 from forecasting.services.forecasts import begin_forecast
 from forecasting.services.generations import MOST_ATTEMPTS, start_generation, work_on
-from forecasting.services.profiles import Row
+from forecasting.services.profiles import Row, write_profiles
 from forecasting.services.refreshing import begin_refresh, make_refresh
 from webapp.models import User
 
@@ -280,6 +281,58 @@ def test_who_opts_out_while_the_forecast_is_made_is_not_in_it(pool: Pool) -> Non
     generation = start(pool)
     finish(generation, opted_out)
     assert [p.desktop_user for p in generation.profiles.all()] == [people[1]]
+
+
+def test_places_of_who_opts_out_of_them_meanwhile_are_in_no_forecast(pool: Pool) -> None:
+    people = add_people(pool, 2)
+
+    def opted_out(generation: Generation, crowd: Crowd) -> Sequence[Row]:
+        rows = [profile_row(generation, person, level=1) for person in people]
+        DesktopUser.objects.filter(pk=people[0].pk).update(is_located=False)
+        return rows
+
+    generation = start(pool)
+    finish(generation, opted_out)
+    for made in (generation, refresh(pool, at=NIGHT + HOUR)):
+        places = {p.desktop_user: set(p.location) for p in made.profiles.all()}
+        assert places == {people[0]: set(), people[1]: {"paris", "elsewhere"}}
+
+
+def test_who_opts_out_while_profiles_are_written_waits_and_finds_them(pool: Pool) -> None:
+    (person,) = add_people(pool, 1)
+    generation = start(pool)
+    wanted = ("dbname", "user", "password", "host", "port")
+    where = {k: v for k, v in connection.get_connection_params().items() if k in wanted}
+    with transaction.atomic():
+        write_profiles(generation, [profile_row(generation, person, level=1)])
+        with psycopg.connect(**where, autocommit=True) as other:
+            other.execute("SET lock_timeout = '200ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute(
+                    "SELECT 1 FROM desktops_desktopuser WHERE id = %s FOR UPDATE", [person.pk]
+                )
+
+
+def test_hours_that_have_not_come_in_are_not_hours_away(pool: Pool) -> None:
+    people = add_people(pool, 3)
+    now = NIGHT + 8 * HOUR
+    for person in people:
+        write_hours(person, [0.0] * 30, until=now - HOUR)
+    Activity.objects.filter(desktop_user=people[0], hour=now - 4 * HOUR).delete()
+    history = read_history(pool.dataset, until=now, days=1)
+    row = [s.desktop_user_id for s in history.subjects].index(people[0].pk)
+    assert np.isnan(history.active_ratio[:, -1]).all(), "nobody was heard of yet"
+    assert history.active_ratio[row, -4] == 0, "others were heard of in that hour"
+
+
+def test_who_is_given_another_desktop_stays_in_the_refresh(pool: Pool) -> None:
+    (person,) = add_people(pool, 1)
+    finish(start(pool), same_for_all(5))
+    desktop = Desktop.objects.create(
+        dataset=pool.dataset, pool=pool, key="new", label="New", desktop_user=person
+    )
+    (profile,) = refresh(pool, at=NIGHT + HOUR).profiles.all()
+    assert (profile.desktop_user, profile.desktop) == (person, desktop)
 
 
 def test_the_command_goes_on_with_what_was_interrupted(pool: Pool, capsys: Any) -> None:
