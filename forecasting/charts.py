@@ -16,6 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from desktops.core.zones import zone_named
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event
 from forecasting.core.profiles import ResourceDemandProfile
@@ -88,7 +89,7 @@ def demand_figure(
     source : where the numbers come from, shown under the chart ("simulated", "bitbrains")
     events : holidays and the organisation's, marked where they fall into the chart
     """
-    unit, zone = UNITS[resource], ZoneInfo(time_zone)
+    unit, zone = UNITS[resource], zone_named(time_zone)
     seen = _wall_hours(history_start, len(history), zone)
     quantile = np.asarray(getattr(profile, resource), dtype=np.float64) / unit.divisor
     ahead = _wall_hours(profile.starts_at, len(quantile), zone)
@@ -151,7 +152,7 @@ def components_figure(
     n_slots : how many of the hours are past
     """
     # In UTC: adding hours to a wall clock that changes in between lands an hour off.
-    unit, zone, start = UNITS[resource], ZoneInfo(time_zone), start.astimezone(UTC)
+    unit, zone, start = UNITS[resource], zone_named(time_zone), start.astimezone(UTC)
     shown = [name for name in COMPONENTS if name in components]
     figure = make_subplots(
         rows=len(shown),
@@ -203,7 +204,7 @@ def activity_figure(
     profile: ResourceDemandProfile, *, time_zone: str, source: str, events: Iterable[Event] = ()
 ) -> Figure:
     """The probability of a session, hour by hour; an empty chart when sessions are not observed."""
-    zone = ZoneInfo(time_zone)
+    zone = zone_named(time_zone)
     chance = [] if profile.p_active is None else _plain(profile.p_active)
     figure = go.Figure()
     figure.add_scatter(
@@ -250,7 +251,7 @@ def location_shares_figure(
         stack, [*PALETTE[: len(shown)], GREY, "#c8d0da"], strict=False
     ):
         figure.add_scatter(
-            x=_wall_hours(profile.starts_at, len(chance), ZoneInfo(time_zone)),
+            x=_wall_hours(profile.starts_at, len(chance), zone_named(time_zone)),
             y=_plain(chance),
             name=name,
             mode="lines",
@@ -301,7 +302,7 @@ def location_map_figure(
     )
     steps = [
         (
-            (profile.starts_at + hour * profile.step).astimezone(ZoneInfo(time_zone)),
+            (profile.starts_at + hour * profile.step).astimezone(zone_named(time_zone)),
             *_map_step(points, chance[:, hour]),
         )
         for hour in range(0, hours, MAP_STEP_H)

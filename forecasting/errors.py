@@ -9,7 +9,8 @@ ForecastingError
 ├── EngineUnavailable   an engine nobody knows, or whose packages are not installed
 ├── ForecastFailed      a generation ended without being shown; asking for another may help
 ├── GenerationEnded     somebody else ended the generation while a part of it was made
-└── NothingToExport     no profile, or no such format
+├── NothingToExport     no profile, or no such format
+└── ExportCutShort      newer forecasts came before the file was written
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class GenerationEnded(ForecastingError):
 
 class NothingToExport(ForecastingError, LookupError):
     """There is no profile to export, or no such format; the message says which."""
+
+
+class ExportCutShort(ForecastingError):
+    """The forecast was dropped while it was written to a file; the file is not whole."""

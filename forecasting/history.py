@@ -6,17 +6,21 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from django.db import connection
 from django.db.models import Max, QuerySet
 
+from desktops.core.zones import zone_named
 from desktops.models import Activity, Dataset, Desktop, DesktopUser, Site
 from forecasting.core.arrays import FloatArray
-from forecasting.core.profiles import RESOURCES
+from forecasting.core.profiles import HORIZON_HOURS, RESOURCES
 
 HOUR = timedelta(hours=1)
+# The longest history anything learns from: a network's.
+CLOCK_DAYS = 70
 BLOCKS_AT_ONCE = 1000  # of the table's, some 80,000 rows
 # Column → what numpy calls it and what stands for nothing, in the order in which they are asked.
 COLUMNS = {
@@ -92,18 +96,20 @@ class FleetHistory:
         return demand
 
 
-def crowds_of(dataset: Dataset, *, most: int) -> list[Crowd]:
+def crowds_of(dataset: Dataset, *, at: datetime, most: int) -> list[Crowd]:
     """Everybody of a data set, once, in crowds of `most` subjects or fewer and similar size.
 
-    A crowd lives by one clock, as rhythms follow the wall clock, and a pool is kept together where
-    it fits, as its members lend each other what one of them lacks.
+    A crowd lives by one clock, as rhythms follow the wall clock: zones whose clocks agreed in the
+    weeks before `at`, and go on to, are one. A pool is kept together where it fits, as its members
+    lend each other what one of them lacks.
     """
     people, desktops = _known(dataset)
-    by_zone: dict[str, list[Subject]] = defaultdict(list)
+    by_clock: dict[tuple[timedelta | None, ...], list[Subject]] = defaultdict(list)
     for subject in _subjects(people, desktops):
-        by_zone[subject.time_zone].append(subject)
+        by_clock[_clock(subject.time_zone, at)].append(subject)
     crowds = []
-    for zone, subjects in sorted(by_zone.items()):
+    for subjects in sorted(by_clock.values(), key=lambda each: min(s.time_zone for s in each)):
+        zone = min(s.time_zone for s in subjects)
         subjects.sort(key=lambda s: (s.pool_id, s.desktop_user_id or 0, s.desktop_id or 0))
         count = -(-len(subjects) // most)
         for part in np.array_split(np.arange(len(subjects)), count):
@@ -117,6 +123,14 @@ def crowds_of(dataset: Dataset, *, most: int) -> list[Crowd]:
                 )
             )
     return crowds
+
+
+@lru_cache(maxsize=1024)
+def _clock(zone: str, at: datetime) -> tuple[timedelta | None, ...]:
+    """By how much clocks there differ from UTC, every day a forecast learns from or speaks of."""
+    there = zone_named(zone)
+    days = range(-CLOCK_DAYS, HORIZON_HOURS // 24 + 2)
+    return tuple((at + timedelta(days=day)).astimezone(there).utcoffset() for day in days)
 
 
 def read_history(
@@ -365,7 +379,7 @@ def _subject(person: DesktopUser | None, desktop: Desktop | None) -> Subject:
         desktop_id=desktop.pk if desktop else None,
         pool_id=owner.pool_id,
         country=home.country if home else "",
-        time_zone=person.time_zone if person else "UTC",
+        time_zone=zone_named(person.time_zone).key if person else "UTC",
         is_located=person.is_located if person else True,
     )
 

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery
 
+from desktops.core.zones import zone_named
 from desktops.models import Dataset, Desktop, DesktopUser, Notice, Pool
 from desktops.notices import notices_about
 from desktops.selectors import datasets_for, pools_for
 from forecasting.core import profiles as core
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event, country_holidays
-from forecasting.core.drift import INTERVALS, Tally
+from forecasting.core.drift import INTERVALS, LEAST_HOURS, Tally
 from forecasting.errors import InvalidCalendar
 from forecasting.history import Crowd
 from forecasting.models import (
@@ -68,6 +68,11 @@ def profiles_for(viewer: Viewer) -> QuerySet[ResourceDemandProfile]:
     ).select_related("generation__dataset", "desktop_user", "desktop")
 
 
+def profiles_in(generation: Generation, viewer: Viewer) -> QuerySet[ResourceDemandProfile]:
+    """The profiles of one generation, whichever is the latest by the time they are read."""
+    return ResourceDemandProfile.objects.filter(pool__in=pools_for(viewer), generation=generation)
+
+
 def profiles_of(generation: Generation, crowd: Crowd) -> QuerySet[ResourceDemandProfile]:
     """A generation's profiles of a crowd, for services."""
     theirs = Q(desktop_user__in=crowd.people)
@@ -78,7 +83,7 @@ def profiles_of(generation: Generation, crowd: Crowd) -> QuerySet[ResourceDemand
 def score_tally(*, pool: Pool, resource: str, days: int) -> Tally:
     """What a pool's forecasts of its newest scored days came to, at most `days` back from the
     newest."""
-    scores = ForecastScore.objects.filter(pool=pool, resource=resource)
+    scores = ForecastScore.objects.filter(pool=pool, resource=resource, hours__gt=0)
     newest = scores.aggregate(newest=Max("day"))["newest"]
     if newest is None:
         return Tally()
@@ -102,6 +107,11 @@ class Health:
     alerts: list[ForecastAlert]
 
     @property
+    def is_enough(self) -> bool:
+        """Whether there are hours enough to tell drift from chance."""
+        return self.week.hours >= LEAST_HOURS
+
+    @property
     def intervals(self) -> list[tuple[float, float | None]]:
         """Every interval with the share of hours that lay inside it."""
         return [(interval, self.week.coverage.get(interval)) for interval in INTERVALS]
@@ -111,7 +121,7 @@ def health_for(viewer: Viewer, *, days: int) -> list[Health]:
     """By pool and resource, of the pools the viewer may see that were scored."""
     pools = {pool.pk: pool for pool in pools_for(viewer).select_related("dataset")}
     newest = dict(
-        ForecastScore.objects.filter(pool__in=pools)
+        ForecastScore.objects.filter(pool__in=pools, hours__gt=0)
         .order_by()
         .values_list("pool")
         .annotate(newest=Max("day"))
@@ -119,7 +129,7 @@ def health_for(viewer: Viewer, *, days: int) -> list[Health]:
     weeks: dict[tuple[int, str], Tally] = defaultdict(Tally)
     if newest:
         since = min(newest.values()) - timedelta(days=days)
-        for score in ForecastScore.objects.filter(pool__in=pools, day__gt=since):
+        for score in ForecastScore.objects.filter(pool__in=pools, day__gt=since, hours__gt=0):
             if score.day > newest[score.pool_id] - timedelta(days=days):
                 weeks[score.pool_id, score.resource] += tally_of(score)
     alerts = list(ForecastAlert.objects.filter(pool__in=pools, cleared_at=None))
@@ -284,8 +294,8 @@ def holidays_of(person: DesktopUser, *, start: datetime, end: datetime) -> list[
     if not country:
         return []
     try:
-        days = country_holidays(country, start=start, end=end, zone=ZoneInfo(person.time_zone))
-    except (InvalidCalendar, ZoneInfoNotFoundError, ValueError):
+        days = country_holidays(country, start=start, end=end, zone=zone_named(person.time_zone))
+    except (InvalidCalendar, ValueError):
         return []
     return [
         replace(day, name=f"{day.name} (public holiday, {country})")

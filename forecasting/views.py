@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
+from desktops.core.zones import zone_named
 from desktops.models import Look, Site
 from desktops.pages import live, render_page
 from desktops.selectors import activity_of
@@ -66,7 +66,7 @@ def components(request: HttpRequest, pk: int, resource: str) -> JsonResponse:
     if resource not in RESOURCES:
         raise Http404(f"There is no resource {resource}.")
     told = _told(request, pk)
-    zone = ZoneInfo(told.time_zone)
+    zone = zone_named(told.time_zone)
     start = (told.row.starts_at - COMPONENTS_FROM).astimezone(zone)
     end = told.row.starts_at
     history = _observed(told.row, resource, start=start, end=end)

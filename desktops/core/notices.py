@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
+
+from desktops.core.zones import is_zone
 
 KINDS = ("travel", "leave", "closed", "busy", "other")
 OF_PEOPLE = frozenset({"travel", "leave"})
@@ -102,12 +104,11 @@ class Withdrawn:
 
 def zone_of(name: str) -> ZoneInfo:
     """Raises InvalidNotice."""
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    if not is_zone(name):
         raise InvalidNotice(
             "unknown_zone", f"there is no time zone {name[:60]!r}; Europe/Paris is one"
-        ) from None
+        )
+    return ZoneInfo(name)
 
 
 def _instant(moment: Moment, zone: str) -> datetime:

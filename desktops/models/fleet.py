@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 
 from desktops.models.dataset import Dataset
-from desktops.models.geography import Flavor, Region, Site
+from desktops.models.geography import Flavor, Region, Site, validate_zone
 
 
 class Pool(models.Model):
@@ -105,7 +105,7 @@ class DesktopUser(models.Model):
     home_site = models.ForeignKey(
         Site, null=True, blank=True, on_delete=models.SET_NULL, related_name="residents"
     )
-    time_zone = models.CharField(max_length=60, default="UTC")
+    time_zone = models.CharField(max_length=60, default="UTC", validators=[validate_zone])
     is_predicted = models.BooleanField(
         default=True, help_text="Off: opted out; no forecast is made of this person."
     )

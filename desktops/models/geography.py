@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import ValidationError
 from django.db import models
+
+from desktops.core.zones import is_zone
+
+
+def validate_zone(name: str) -> None:
+    if not is_zone(name):
+        raise ValidationError(f"There is no time zone {name!r}; Europe/Paris is one.")
 
 
 class Region(models.Model):
@@ -14,7 +22,7 @@ class Region(models.Model):
     country = models.CharField(max_length=2, blank=True, help_text="ISO 3166-1 alpha-2.")
     latitude = models.FloatField(null=True, blank=True)
     longitude = models.FloatField(null=True, blank=True)
-    time_zone = models.CharField(max_length=60, default="UTC")
+    time_zone = models.CharField(max_length=60, default="UTC", validators=[validate_zone])
     volume_price_per_gb_month = models.DecimalField(max_digits=12, decimal_places=6, default=0)
     currency = models.CharField(max_length=3, default="USD")
     source = models.CharField(max_length=300, blank=True)
@@ -37,7 +45,7 @@ class Site(models.Model):
     country = models.CharField(max_length=2, blank=True, help_text="ISO 3166-1 alpha-2.")
     latitude = models.FloatField()
     longitude = models.FloatField()
-    time_zone = models.CharField(max_length=60, default="UTC")
+    time_zone = models.CharField(max_length=60, default="UTC", validators=[validate_zone])
 
     class Meta:
         ordering = ("label",)

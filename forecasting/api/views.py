@@ -80,7 +80,7 @@ class ProfileViewSet(ReadOnlyViewSet):
             raise NotFound(f"{dataset} has no complete forecast.")
         try:
             pieces = export_profiles(
-                selectors.profiles_for(request.user),
+                selectors.profiles_in(generation, request.user),
                 generation=generation,
                 form=form,
                 with_places=asked.validated_data["places"],

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from django.db import transaction
 
+from desktops.core.zones import zone_named
 from desktops.models import Dataset, Desktop, DesktopUser
 from forecasting.core import evaluation
 from forecasting.core.arrays import FloatArray
@@ -119,14 +119,14 @@ def _trial(dataset: Dataset, *, as_of: datetime, most: int, origins: int) -> Tri
     n_slots = (HISTORY_DAYS + SPAN_DAYS) * 24
     moments = evaluation.spread_origins(n_slots, horizon=HORIZON_H, step=HOUR, count=origins)
     start = as_of - n_slots * HOUR
-    for crowd in _sample(dataset, most):
+    for crowd in _sample(dataset, as_of, most):
         history = read_history(dataset, until=as_of, days=HISTORY_DAYS + SPAN_DAYS, crowd=crowd)
         rows = _seen_before(history, moments[-1])
         if not len(rows):
             continue
         group = crowd.time_zone
         subjects[group] = [history.subjects[row] for row in rows]
-        begin = history.start.astimezone(ZoneInfo(group))
+        begin = history.start.astimezone(zone_named(group))
         holidays = holidays_of(subjects[group], begin, n_slots)
         demand = _demand(history, rows)
         questions += evaluation.ask_of(
@@ -148,7 +148,7 @@ def _trial(dataset: Dataset, *, as_of: datetime, most: int, origins: int) -> Tri
     return Trial(questions, past, subjects, as_of, [start + each * HOUR for each in moments])
 
 
-def _sample(dataset: Dataset, most: int) -> Iterator[Crowd]:
+def _sample(dataset: Dataset, as_of: datetime, most: int) -> Iterator[Crowd]:
     """Some of everybody, one crowd a time zone; the same ones every time while nobody comes."""
     people = DesktopUser.objects.filter(dataset=dataset, is_predicted=True)
     machines = Desktop.objects.filter(dataset=dataset, desktop_user=None)
@@ -157,7 +157,7 @@ def _sample(dataset: Dataset, most: int) -> Iterator[Crowd]:
     drawn = np.random.default_rng(SEED).permutation(len(everybody))[:most]
     chosen = {everybody[i] for i in drawn}
     used_by = dict(Desktop.objects.filter(dataset=dataset).values_list("pk", "desktop_user_id"))
-    for crowd in crowds_of(dataset, most=max(len(everybody), 1) * 2):
+    for crowd in crowds_of(dataset, at=as_of, most=max(len(everybody), 1) * 2):
         some = Crowd(
             crowd.time_zone,
             [pk for pk in crowd.people if ("person", pk) in chosen],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
@@ -11,7 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from desktops import events
-from desktops.models import Dataset, Pool
+from desktops.models import Activity, Dataset, Pool
 from desktops.services.retention import alone
 from forecasting.core.arrays import FloatArray
 from forecasting.core.drift import DriftKind, Tally, drifts, tally
@@ -59,9 +58,10 @@ def score_days(*, dataset: Dataset, now: datetime) -> list[date]:
     )
     scored = []
     for day in (last - n * DAY for n in range(SCORED_DAYS)):
-        if day in done:
-            continue
         begins = datetime.combine(day, time(), UTC)
+        # Of a silent day something may come in yet.
+        if day in done or not _was_observed(dataset, begins):
+            continue
         generation = dataset.generations.filter(
             kind=Generation.Kind.FULL,
             state=Generation.State.COMPLETE,
@@ -74,11 +74,18 @@ def score_days(*, dataset: Dataset, now: datetime) -> list[date]:
     return scored
 
 
+def _was_observed(dataset: Dataset, begins: datetime) -> bool:
+    day = Activity.objects.filter(dataset=dataset, hour__gte=begins, hour__lt=begins + DAY)
+    return day.exists()
+
+
 def _score_day(generation: Generation, begins: datetime) -> None:
-    totals: Tallies = defaultdict(Tally)
-    for crowd in crowds_of(generation.dataset, most=settings.FORECAST_CHUNK):
+    """A row for every pool and resource, also where nothing was to be compared: it is done."""
+    pools = generation.dataset.pools.values_list("pk", flat=True)
+    totals: Tallies = {(pool, resource): Tally() for pool in pools for resource in RESOURCES}
+    for crowd in crowds_of(generation.dataset, at=generation.as_of, most=settings.FORECAST_CHUNK):
         for key, more in _score_crowd(generation, crowd, begins).items():
-            totals[key] += more
+            totals[key] = totals.get(key, Tally()) + more
     rows = [
         ForecastScore(
             pool_id=pool_id,
@@ -93,7 +100,6 @@ def _score_day(generation: Generation, begins: datetime) -> None:
             inside_90=total.inside[2],
         )
         for (pool_id, resource), total in totals.items()
-        if total.hours
     ]
     ForecastScore.objects.bulk_create(rows, ignore_conflicts=True)
 

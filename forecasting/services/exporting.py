@@ -21,7 +21,7 @@ from django.db.models import QuerySet
 from desktops.models import DesktopUser, Look
 from desktops.services.looks import note_looks
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
-from forecasting.errors import NothingToExport
+from forecasting.errors import ExportCutShort, NothingToExport
 from forecasting.fields import shortened
 from forecasting.models import Generation, ResourceDemandProfile
 
@@ -65,21 +65,28 @@ def export_profiles(
 ) -> Iterator[bytes]:
     """A file in pieces.
 
-    profiles : whose, of any generation; of `generation` they are exported
+    profiles : whose, of any generation; of `generation` they are exported, whichever is the
+        latest while the file is written
     form : one of FORMS; with_places : whether it says where people are expected, too
     viewer : who is noted as having looked
-    Raises NothingToExport for an unknown form, or when there is no profile to export.
+    Raises NothingToExport for an unknown form, or when there is no profile to export; and while
+    the file is written, ExportCutShort when the generation is dropped: a short file must not look
+    like a whole one.
     """
     if form not in FORMS:
         raise NothingToExport(f"There is no format {form!r}, only {', '.join(FORMS)}.")
     chosen = profiles.filter(generation=generation)
     if not chosen.exists():
         raise NothingToExport(f"There is no profile of {generation.dataset} to export.")
-    return FORMS[form](_noted(chosen, with_places, viewer, at), generation)
+    return FORMS[form](_noted(chosen, generation, with_places, viewer, at), generation)
 
 
 def _noted(
-    profiles: QuerySet[ResourceDemandProfile], with_places: bool, viewer: str, at: datetime
+    profiles: QuerySet[ResourceDemandProfile],
+    generation: Generation,
+    with_places: bool,
+    viewer: str,
+    at: datetime,
 ) -> Iterator[list[ResourceDemandProfile]]:
     """Some at a time, by key: no cursor stays open while somebody slow reads."""
     rows = profiles.select_related("desktop_user", "desktop", "pool").order_by("pk")
@@ -92,6 +99,8 @@ def _noted(
         people = [p.desktop_user for p in some if p.desktop_user is not None]
         _note(people, with_places, viewer, at)
         yield some
+    if not Generation.objects.filter(pk=generation.pk).exists():
+        raise ExportCutShort(f"The forecast of {generation.dataset} was dropped for newer ones.")
 
 
 def _note(people: list[DesktopUser], with_places: bool, viewer: str, at: datetime) -> None:

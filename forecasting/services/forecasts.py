@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from celery import current_app
@@ -15,10 +14,12 @@ from django.contrib.auth.models import AbstractUser
 from django.db import transaction
 
 from desktops import events
+from desktops.core.zones import zone_named
 from desktops.errors import NotPermitted
 from desktops.models import Dataset
 from desktops.selectors import datasets_for
 from forecasting.core import profiles as core
+from forecasting.core.schedule import MINUTES_PAST
 from forecasting.errors import ForecastFailed, InvalidHistory
 from forecasting.history import Crowd, crowds_of, read_history, sightings_in
 from forecasting.models import Generation
@@ -73,18 +74,22 @@ def begin_forecast(*, dataset_id: int, clock: Clock) -> Generation:
     Raises InvalidHistory when there is nobody to forecast.
     """
     dataset = Dataset.objects.get(pk=dataset_id)
-    as_of = this_hour(dataset, clock)
-    running = running_generation(dataset)
-    if running is not None:
-        if running.kind == Generation.Kind.FULL and as_of - running.as_of <= RESUMED_WITHIN:
-            return running
-        fail_generation(running, "A newer forecast was asked for.", at=clock())
-    crowds = crowds_of(dataset, most=settings.FORECAST_CHUNK)
+    as_of = settled_hour(dataset, clock)
+    crowds = crowds_of(dataset, at=as_of, most=settings.FORECAST_CHUNK)
     if not crowds:
         raise InvalidHistory(f"{dataset} has nobody to forecast: import activity first.")
-    return start_generation(
-        dataset=dataset, kind=Generation.Kind.FULL, as_of=as_of, crowds=crowds, at=clock()
-    )
+    while True:
+        running = running_generation(dataset)
+        if running is not None:
+            if running.kind == Generation.Kind.FULL and as_of - running.as_of <= RESUMED_WITHIN:
+                return running
+            fail_generation(running, "A newer forecast was asked for.", at=clock())
+        found = start_generation(
+            dataset=dataset, kind=Generation.Kind.FULL, as_of=as_of, crowds=crowds, at=clock()
+        )
+        # A refresh may have been begun just before ours.
+        if found.kind == Generation.Kind.FULL:
+            return found
 
 
 def order_forecast(*, dataset_id: int, clock: Clock) -> None:
@@ -128,8 +133,9 @@ def finish_forecast(
     return generation
 
 
-def this_hour(dataset: Dataset, clock: Clock) -> datetime:
-    return dataset.clock(wall=clock()).replace(minute=0, second=0, microsecond=0)
+def settled_hour(dataset: Dataset, clock: Clock) -> datetime:
+    """The end of the newest hour of which everything has come in."""
+    return dataset.clock(wall=clock() - MINUTES_PAST).replace(minute=0, second=0, microsecond=0)
 
 
 def make_forecast(generation: Generation, crowd: Crowd) -> list[Row]:
@@ -139,7 +145,7 @@ def make_forecast(generation: Generation, crowd: Crowd) -> list[Row]:
     )
     if not history.subjects:
         return []
-    start = history.start.astimezone(ZoneInfo(crowd.time_zone))
+    start = history.start.astimezone(zone_named(crowd.time_zone))
     active = history.active_ratio.astype(np.float64)
     hours = history.hours + core.HORIZON_HOURS
     # All chunks heed the same notices, whenever each is worked on.

@@ -133,20 +133,29 @@ def _some_chunk(generation: Generation) -> Iterator[ForecastChunk | None]:
     with connection.cursor() as cursor:
         for name, value in KEEPALIVE.items():
             cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
-        for pk in waiting:
-            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK, _key(pk)])
-            (is_ours,) = cursor.fetchone()
-            if is_ours:
-                break
-        else:
-            yield None
-            return
-    try:
-        # Somebody may have finished it between the list and the lock.
-        yield ForecastChunk.objects.filter(pk=pk, done_at=None).first()
-    finally:
-        with suppress(DatabaseError), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK, _key(pk)])
+    for pk in waiting:
+        if not _lock(pk):
+            continue
+        try:
+            # Somebody may have finished it between the list and the lock.
+            if chunk := ForecastChunk.objects.filter(pk=pk, done_at=None).first():
+                yield chunk
+                return
+        finally:
+            _unlock(pk)
+    yield None
+
+
+def _lock(pk: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK, _key(pk)])
+        (is_ours,) = cursor.fetchone()
+    return bool(is_ours)
+
+
+def _unlock(pk: int) -> None:
+    with suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK, _key(pk)])
 
 
 def _key(pk: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 from django.conf import settings
 
 from desktops.models import Dataset
-from forecasting.core.arrays import AnyArray, FloatArray
+from forecasting.core.activity import LEAVE_SHARE
+from forecasting.core.arrays import AnyArray, BoolArray, FloatArray
 from forecasting.core.profiles import HORIZON_HOURS, RESOURCES
 from forecasting.core.refresh import (
     Persistence,
@@ -24,7 +25,8 @@ from forecasting.errors import InvalidHistory
 from forecasting.history import HOUR, Crowd, FleetHistory, Subject, crowds_of, read_history
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.selectors import profiles_of
-from forecasting.services.forecasts import this_hour
+from forecasting.services.calendars import leave_of, read_notices
+from forecasting.services.forecasts import settled_hour
 from forecasting.services.generations import Clock, running_generation, start_generation
 from forecasting.services.profiles import Row
 
@@ -42,7 +44,7 @@ def begin_refresh(*, dataset: Dataset, clock: Clock) -> Generation:
     if running := running_generation(dataset):
         return running
     base = newest_full(dataset)
-    as_of = this_hour(dataset, clock)
+    as_of = settled_hour(dataset, clock)
     if base is None or not base.as_of < as_of < base.as_of + HORIZON_HOURS * HOUR:
         raise InvalidHistory(f"{dataset} has no full forecast of the days before {as_of}.")
     return start_generation(
@@ -50,7 +52,7 @@ def begin_refresh(*, dataset: Dataset, clock: Clock) -> Generation:
         kind=Generation.Kind.REFRESH,
         base=base,
         as_of=as_of,
-        crowds=crowds_of(dataset, most=settings.FORECAST_CHUNK),
+        crowds=crowds_of(dataset, at=as_of, most=settings.FORECAST_CHUNK),
         at=clock(),
     )
 
@@ -80,6 +82,9 @@ def make_refresh(generation: Generation, crowd: Crowd) -> list[Row]:
     hours = (gone + np.arange(HORIZON_HOURS)) % HORIZON_HOURS
     demand = {name: _demand(name, told, hours) for name in RESOURCES}
     active = _activity(told, hours)
+    absent = _leave_announced_since(base, generation, standing.subjects)
+    if absent is not None:
+        active = np.where(absent, active * LEAVE_SHARE, active)
     places = _Whereabouts.learn(told)
     return [
         Row(
@@ -96,6 +101,23 @@ def make_refresh(generation: Generation, crowd: Crowd) -> list[Row]:
         )
         for i, row in enumerate(standing.rows)
     ]
+
+
+def _leave_announced_since(
+    base: Generation, generation: Generation, subjects: Sequence[Subject]
+) -> BoolArray | None:
+    """Hours ahead of leave that the full forecast had not heard of, shape (n, HORIZON_HOURS).
+
+    Leave that was taken back, and what closes a pool or a site, waits for the next full one.
+    """
+    notices = read_notices(
+        generation.dataset,
+        start=generation.as_of,
+        hours=HORIZON_HOURS,
+        known_at=generation.started_at,
+    )
+    new = [notice for notice in notices if notice.received_at > base.started_at]
+    return leave_of(subjects, generation.as_of, HORIZON_HOURS, new)
 
 
 @dataclass(frozen=True, slots=True)

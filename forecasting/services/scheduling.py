@@ -6,16 +6,27 @@ import logging
 from datetime import datetime
 
 from django.conf import settings
+from django.db.models import Max
 
 from desktops.models import Dataset
-from forecasting.core.schedule import Due, Made, due
+from forecasting.core.schedule import HOUR, Due, Made, due
 from forecasting.errors import ForecastingError
 from forecasting.models import Generation
 from forecasting.services.forecasts import begin_forecast, make_forecast
-from forecasting.services.generations import Clock, Maker, ring, running_generation, work_on
+from forecasting.services.generations import (
+    Clock,
+    Maker,
+    fail_generation,
+    ring,
+    running_generation,
+    work_on,
+)
 from forecasting.services.refreshing import begin_refresh, make_refresh
 
 log = logging.getLogger(__name__)
+
+# A part takes minutes, three attempts at it less than an hour.
+STALLED_AFTER = 2 * HOUR
 
 MAKERS: dict[str, Maker] = {
     Generation.Kind.FULL: make_forecast,
@@ -39,7 +50,8 @@ def work_on_forecast(*, generation_id: int, clock: Clock) -> None:
 def sweep_forecasts(*, clock: Clock) -> None:
     """Ring for what is unfinished, whoever died at it, and start what is due."""
     for generation in Generation.objects.filter(state=Generation.State.RUNNING):
-        ring(generation)
+        if not _has_stalled(generation, now=clock()):
+            ring(generation)
     for dataset in Dataset.objects.filter(as_of=None).order_by("pk"):
         try:
             _start_what_is_due(dataset, clock=clock)
@@ -48,6 +60,17 @@ def sweep_forecasts(*, clock: Clock) -> None:
         except Exception:
             # The other data sets have done nothing wrong.
             log.exception("no forecast of %s was started", dataset)
+
+
+def _has_stalled(generation: Generation, *, now: datetime) -> bool:
+    """Whether nothing of it was finished for so long that a worker must hang; it is then ended,
+    so that the data set gets another."""
+    newest = generation.chunks.aggregate(newest=Max("done_at"))["newest"]
+    since = newest or generation.started_at
+    if now - since < STALLED_AFTER:
+        return False
+    hours = STALLED_AFTER / HOUR
+    return fail_generation(generation, f"No part of it was finished for {hours:g} hours.", at=now)
 
 
 def _start_what_is_due(dataset: Dataset, *, clock: Clock) -> None:

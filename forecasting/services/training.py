@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from django.conf import settings
 from django.db import transaction
 
 from desktops import events
+from desktops.core.zones import zone_named
 from desktops.models import Dataset
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Holidays
@@ -212,7 +212,7 @@ def _groups(history: FleetHistory, seed: int) -> Iterator[Group]:
     for row in chosen.tolist():
         by_zone[history.subjects[row].time_zone].append(row)
     for zone, rows in sorted(by_zone.items()):
-        start = history.start.astimezone(ZoneInfo(zone))
+        start = history.start.astimezone(zone_named(zone))
         subjects = [history.subjects[row] for row in rows]
         holidays = holidays_of(subjects, start, history.hours + HORIZON_HOURS)
         every = np.tile(np.arange(len(rows)), len(RESOURCES))

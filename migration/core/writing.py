@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from desktops.core.zones import zone_named
 from migration.core import reasons
 from migration.core.advice import (
     Action,
@@ -125,7 +125,7 @@ class Writer:
 
     def _zone(self, site: int) -> tzinfo:
         zones = self.world.tables.site_zones
-        return UTC if zones is None or site < 0 else ZoneInfo(zones[site])
+        return UTC if zones is None or site < 0 else zone_named(zones[site])
 
     def _strategy(self, priced: Priced, one: int) -> str:
         if int(priced.tier[one]) == NO_TIER:

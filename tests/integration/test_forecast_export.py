@@ -16,8 +16,10 @@ from django.test import AsyncClient, Client
 
 from desktops.models import Look
 from forecasting.core.profiles import HORIZON_HOURS, RESOURCES
+from forecasting.errors import ExportCutShort
 from forecasting.models import Generation, ResourceDemandProfile
-from tests.support.rows import AS_OF, Rows, make_rows
+from forecasting.services import exporting
+from tests.support.rows import AS_OF, HOUR, Rows, add_profile, make_rows
 
 pytestmark = pytest.mark.django_db
 
@@ -101,6 +103,33 @@ def test_a_stranger_finds_no_data_set_and_a_member_no_other_pool(rows: Rows) -> 
     stranger = signed_in(make_rows("other"), "otto")
     assert stranger.get(ADDRESS, {"dataset": "test"}).status_code == 404
     assert Client().get(ADDRESS, {"dataset": "test"}).status_code in (401, 403)
+
+
+def test_a_forecast_made_while_a_file_is_written_changes_nothing_in_it(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "PROFILES_AT_ONCE", 1)
+    whole = exported(signed_in(rows))
+    response = signed_in(rows, "otto").get(ADDRESS, {"dataset": "test"})
+    pieces = iter(response.streaming_content)
+    begun = next(pieces)
+    newer = Generation.objects.create(
+        dataset=rows.dataset, as_of=AS_OF + HOUR, engine="test", state="complete", started_at=AS_OF
+    )
+    add_profile(newer, rows.pool, desktop=rows.dataset.desktops.first())
+    assert begun + b"".join(pieces) == whole
+
+
+def test_a_file_whose_forecast_is_dropped_meanwhile_does_not_look_whole(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "PROFILES_AT_ONCE", 1)
+    pieces = iter(signed_in(rows).get(ADDRESS, {"dataset": "test"}).streaming_content)
+    next(pieces)
+    rows.generation.plans.all().delete()
+    rows.generation.delete()
+    with pytest.raises(ExportCutShort, match="dropped"):
+        list(pieces)
 
 
 @pytest.mark.parametrize("asked", [{}, {"dataset": "test", "as": "xls"}])

@@ -16,11 +16,21 @@ import numpy as np
 import psycopg
 import pytest
 from django.contrib.auth.models import Group
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.test import Client
 
-from desktops.models import Activity, Dataset, Desktop, DesktopUser, Event, Pool, Site
+from desktops.models import (
+    Activity,
+    Dataset,
+    Desktop,
+    DesktopUser,
+    Event,
+    Notice,
+    Pool,
+    Site,
+)
 from desktops.sources import bitbrains
 from desktops.sources.options import ReadOptions
 from desktops.sources.samples import Rejections
@@ -29,10 +39,15 @@ from forecasting.errors import ForecastFailed
 from forecasting.history import Crowd, Subject, crowds_of, read_history
 from forecasting.models import ForecastAlert, ForecastScore, Generation, ResourceDemandProfile
 from forecasting.selectors import health_for, latest_generation
-from forecasting.services import scheduling
+from forecasting.services import forecasts, generations, scheduling
 from forecasting.services.drift import judge, score_days
-from forecasting.services.forecasts import begin_forecast
-from forecasting.services.generations import MOST_ATTEMPTS, start_generation, work_on
+from forecasting.services.forecasts import begin_forecast, run_forecast
+from forecasting.services.generations import (
+    MOST_ATTEMPTS,
+    fail_generation,
+    start_generation,
+    work_on,
+)
 from forecasting.services.profiles import Row, write_profiles
 from forecasting.services.refreshing import begin_refresh, make_refresh
 from webapp.models import User
@@ -41,6 +56,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 NIGHT = datetime(2026, 3, 3, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+SETTLED = timedelta(minutes=5)  # after an hour, when all of it has come in
 
 
 @pytest.fixture
@@ -88,7 +104,7 @@ def start(pool: Pool, *, as_of: datetime = NIGHT, chunk: int = 2) -> Generation:
         dataset=pool.dataset,
         kind=Generation.Kind.FULL,
         as_of=as_of,
-        crowds=crowds_of(pool.dataset, most=chunk),
+        crowds=crowds_of(pool.dataset, at=as_of, most=chunk),
         at=as_of,
     )
 
@@ -127,7 +143,7 @@ def test_nothing_of_a_generation_is_shown_before_all_of_it(pool: Pool) -> None:
 def test_a_crowd_lives_by_one_clock_and_is_no_larger_than_asked(pool: Pool) -> None:
     add_people(pool, 5, zone="Europe/Paris")
     add_people(pool, 2, zone="Asia/Tokyo")
-    crowds = crowds_of(pool.dataset, most=3)
+    crowds = crowds_of(pool.dataset, at=NIGHT, most=3)
     assert [(c.time_zone, c.n_subjects) for c in crowds] == [
         ("Asia/Tokyo", 2),
         ("Europe/Paris", 3),
@@ -136,6 +152,53 @@ def test_a_crowd_lives_by_one_clock_and_is_no_larger_than_asked(pool: Pool) -> N
     assert sorted(pk for c in crowds for pk in c.people) == sorted(
         DesktopUser.objects.values_list("pk", flat=True)
     )
+
+
+def test_zones_with_the_same_clock_lend_each_other_and_others_do_not(pool: Pool) -> None:
+    for zone in ("Europe/Paris", "Europe/Berlin", "Europe/London", "Africa/Lagos"):
+        add_people(pool, 1, zone=zone)
+    zones = [c.time_zone for c in crowds_of(pool.dataset, at=NIGHT, most=9)]
+    assert zones == ["Africa/Lagos", "Europe/London"], "in March all of them but London agree"
+    july = datetime(2026, 7, 1, tzinfo=UTC)
+    zones = [c.time_zone for c in crowds_of(pool.dataset, at=july, most=9)]
+    assert zones == ["Africa/Lagos", "Europe/Berlin"], "in July London is with Lagos"
+    april = datetime(2026, 4, 1, tzinfo=UTC)
+    assert len(crowds_of(pool.dataset, at=april, most=9)) == 3, "a change lies in the history"
+
+
+def test_somebody_with_a_zone_nobody_knows_is_forecast_by_utc(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    people = [*add_people(pool, 2, zone="Europe/Paris"), *add_people(pool, 1, zone="Mars/Base")]
+    write_hours(people[2], [0.1] * 5, until=NIGHT)
+    generation = run_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT + SETTLED)
+    assert generation.profiles.count() == 3
+    assert "Mars/Base" in caplog.text
+    for where, field in ((people[2], "time_zone"), (Site(code="x", label="X"), "time_zone")):
+        where.time_zone = "Mars/Base"
+        with pytest.raises(ValidationError, match="no time zone 'Mars/Base'"):
+            where._meta.get_field(field).clean("Mars/Base", where)
+
+
+def test_a_chunk_that_somebody_just_finished_does_not_keep_a_worker_from_the_next(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_people(pool, 4)
+    generation = start(pool)
+    first, second = generation.chunks.all()
+    lock = generations._lock
+
+    def finished_before(pk: int) -> bool:
+        if pk == first.pk:
+            generation.chunks.filter(pk=pk).update(done_at=NIGHT)
+        return lock(pk)
+
+    monkeypatch.setattr(generations, "_lock", finished_before)
+    assert work_on(generation, make=same_for_all(1), clock=lambda: NIGHT)
+    assert set(generation.profiles.values_list("desktop_user", flat=True)) == set(second.people)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        assert cursor.fetchone() == (0,), "no lock outlives its chunk"
 
 
 def test_a_worker_killed_at_a_chunk_loses_that_chunk_and_no_more(pool: Pool) -> None:
@@ -245,6 +308,52 @@ def test_an_unfinished_forecast_is_gone_on_with_and_a_stale_one_is_not(pool: Poo
     assert later != first
     first.refresh_from_db()
     assert first.state == Generation.State.FAILED
+
+
+def test_a_refresh_begun_at_the_same_moment_gives_way_to_a_full_forecast(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = add_people(pool, 2)
+    write_hours(people[0], [0.1] * 5, until=NIGHT)
+    finish(start(pool), same_for_all(1))
+    asked = iter([None])
+    running = forecasts.running_generation
+
+    def not_yet_seen(dataset: Dataset) -> Generation | None:
+        try:
+            next(asked)
+        except StopIteration:
+            return running(dataset)
+        begin_refresh(dataset=dataset, clock=lambda: NIGHT + 2 * HOUR)
+        return None
+
+    monkeypatch.setattr(forecasts, "running_generation", not_yet_seen)
+    made = run_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT + 3 * HOUR)
+    assert (made.kind, made.state) == (Generation.Kind.FULL, Generation.State.COMPLETE)
+    assert made.profiles.count() == 2
+    assert pool.dataset.generations.get(kind=Generation.Kind.REFRESH).state == "failed"
+
+
+def test_a_forecast_learns_from_no_hour_that_is_still_coming_in(pool: Pool) -> None:
+    add_people(pool, 1)
+    made = begin_forecast(dataset_id=pool.dataset_id, clock=lambda: NIGHT + timedelta(minutes=3))
+    assert made.as_of == NIGHT - HOUR
+
+
+def test_a_forecast_that_hangs_is_ended_so_that_another_is_made(pool: Pool) -> None:
+    add_people(pool, 3)
+    generation = start(pool)
+    hours = scheduling.STALLED_AFTER
+    scheduling.sweep_forecasts(clock=lambda: generation.started_at + hours - HOUR)
+    work_on(generation, make=same_for_all(1), clock=lambda: generation.started_at + HOUR)
+    scheduling.sweep_forecasts(clock=lambda: generation.started_at + hours)
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.RUNNING, "an hour ago a part was finished"
+    scheduling.sweep_forecasts(clock=lambda: generation.started_at + hours + HOUR)
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.FAILED
+    assert "No part of it was finished" in generation.failure
+    assert Event.objects.filter(kind="forecast.failed", object_id=str(generation.pk)).exists()
 
 
 def test_beat_starts_a_night_then_refreshes_and_nothing_twice(pool: Pool) -> None:
@@ -365,7 +474,7 @@ def test_a_few_nights_and_refreshes_are_kept(pool: Pool) -> None:
 
 
 def refresh(pool: Pool, *, at: datetime) -> Generation:
-    generation = begin_refresh(dataset=pool.dataset, clock=lambda: at)
+    generation = begin_refresh(dataset=pool.dataset, clock=lambda: at + SETTLED)
     finish(generation, make_refresh, at=at)
     generation.refresh_from_db()
     assert generation.state == Generation.State.COMPLETE, generation.failure
@@ -435,6 +544,27 @@ def test_newcomers_are_in_the_next_full_forecast_and_leavers_in_no_refresh(pool:
     assert newcomer.pk not in generation.profiles.values_list("desktop_user", flat=True)
 
 
+def test_a_refresh_heeds_leave_that_was_announced_since(pool: Pool) -> None:
+    people = add_people(pool, 2)
+    finish(start(pool), same_for_all(5))
+    Notice.objects.create(
+        dataset=pool.dataset,
+        desktop_user=people[0],
+        kind=Notice.Kind.LEAVE,
+        starts_at=NIGHT + 10 * HOUR,
+        ends_at=NIGHT + 34 * HOUR,
+        received_at=NIGHT + HOUR,
+        origin="rest",
+        provenance="test",
+        uid="1",
+    )
+    generation = refresh(pool, at=NIGHT + 2 * HOUR)
+    leaver, other = (generation.profiles.get(desktop_user=each).p_active for each in people)
+    away = slice(8, 32)
+    assert (leaver[away] < 0.2 * other[away]).all()
+    assert np.array_equal(np.delete(leaver, np.r_[away]), np.delete(other, np.r_[away]))
+
+
 # ---- drift
 
 
@@ -500,6 +630,43 @@ def test_a_day_is_scored_once_and_only_against_the_night_before(pool: Pool) -> N
     assert score_days(dataset=pool.dataset, now=NIGHT + 49 * HOUR) == []
     old = score_days(dataset=pool.dataset, now=NIGHT + 5 * 24 * HOUR)
     assert old == [day + timedelta(days=1)], "an older forecast is no day-ahead forecast"
+
+
+def test_a_silent_day_waits_and_one_with_nothing_to_compare_is_done(pool: Pool) -> None:
+    people = add_people(pool, 3)
+    finish(start(pool, chunk=100), same_for_all(5))
+    now, day = NIGHT + 49 * HOUR, (NIGHT + 24 * HOUR).date()
+    assert score_days(dataset=pool.dataset, now=now) == [], "it may come in yet"
+    newcomer = DesktopUser.objects.create(dataset=pool.dataset, pool=pool, pseudonym="new")
+    write_hours(newcomer, [0.1], until=NIGHT + 30 * HOUR)
+    assert score_days(dataset=pool.dataset, now=now) == [day]
+    assert score_days(dataset=pool.dataset, now=now) == [], "nobody reads it hour after hour"
+    assert set(ForecastScore.objects.values_list("hours", flat=True)) == {0}
+    admin = User.objects.create_superuser("ada")
+    assert health_for(admin, days=7) == [], "no hours, nothing to show"
+    judge(dataset=pool.dataset, at=now)
+    assert not standing(pool) and people
+
+
+def test_who_has_few_hours_is_not_told_that_all_is_as_promised(pool: Pool) -> None:
+    admin = User.objects.create_superuser("ada")
+    few = {"pool": pool, "day": NIGHT.date(), "resource": "cpu_cores", "forecast_as_of": NIGHT}
+    inside = {"inside_50": 5, "inside_80": 8, "inside_90": 9}
+    ForecastScore.objects.create(**few, **inside, hours=10, loss=5, naive_loss=9)
+    assert "too few hours to say" in seen_by(admin)
+    ForecastScore.objects.update(hours=1000, inside_50=500, inside_80=800, inside_90=900)
+    assert "as promised" in seen_by(admin)
+
+
+def test_why_a_forecast_failed_is_for_operators(pool: Pool) -> None:
+    add_people(pool, 1)
+    fail_generation(start(pool), "person 7 has an infinite hour", at=NIGHT)
+    viewer, operator = User.objects.create_user("vera"), User.objects.create_user("otto")
+    for user, role in ((viewer, "viewer"), (operator, "operator")):
+        user.groups.add(Group.objects.get(name=role))
+        pool.members.add(user)
+    assert "person 7" not in seen_by(viewer) and "Failed" in seen_by(viewer)
+    assert "person 7" in seen_by(operator)
 
 
 def test_only_members_of_a_pool_see_how_its_forecasts_do(pool: Pool) -> None:
