@@ -12,19 +12,22 @@ seen in. A person never seen at all gets the fleet's habits.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from forecasting.core.announced import Announced, Trips
 from forecasting.core.arrays import AnyArray, FloatArray, IntArray
 from forecasting.core.gate import Gate, fit_gate
 from forecasting.core.paths import fit_restlessness, sample_chain
 from forecasting.core.whereabouts import (
+    ALWAYS,
     CONSTANT,
+    DAYS,
     ELSEWHERE,
     GUESSES,
     HOUR_S,
@@ -32,6 +35,7 @@ from forecasting.core.whereabouts import (
     MOVED,
     N_CIRCUMSTANCES,
     STAY,
+    Clocks,
     Knowledge,
     Sightings,
 )
@@ -50,13 +54,21 @@ NEWCOMER_ELSEWHERE = 0.02
 
 
 def fit_locations(
-    user: ArrayLike, at: ArrayLike, place: ArrayLike, *, until: datetime | float | np.datetime64
+    user: ArrayLike,
+    at: ArrayLike,
+    place: ArrayLike,
+    *,
+    until: datetime | float | np.datetime64,
+    zones: Mapping[Hashable, tzinfo] | None = None,
+    trips: Trips | None = None,
 ) -> LocationModel:
     """Learn where people will be from where they were seen.
 
     user, place : shape (n,), any sortable labels; at : shape (n,), datetime64 (UTC) or seconds
         since 1970 UTC; in any order
     until : observations after this moment are not used, not even their labels
+    zones : by which wall clock somebody lives, by label of the person; UTC where it is not told
+    trips : travel that had been announced by `until` and was not taken back
 
     Raises InvalidHistory when the arrays differ in length or a time is missing.
     """
@@ -70,23 +82,49 @@ def fit_locations(
         raise InvalidHistory(f"observation {int(np.argmax(np.isnan(at_s)))} has no time")
     known = at_s <= until_s
     user_labels, user_number = np.unique(users[known], return_inverse=True)
-    place_labels, place_number = np.unique(places[known], return_inverse=True)
+    announced_places = trips.place if trips is not None else places[:0]
+    place_labels = np.unique(np.concatenate([places[known], announced_places]))
+    place_number = np.searchsorted(place_labels, places[known])
+    users_by_label = {label: number for number, label in enumerate(user_labels.tolist())}
     sightings = Sightings.of(
         user_number,
         place_number,
         at_s[known],
         n_users=len(user_labels),
         n_places=max(len(place_labels), 1),
+        clocks=_clocks(users_by_label, zones),
     )
     knowledge = Knowledge.of(sightings, until_s)
     return LocationModel(
-        users={label: number for number, label in enumerate(user_labels.tolist())},
+        users=users_by_label,
         places=tuple(place_labels.tolist()),
         knowledge=knowledge,
         gate=_fit_gate(sightings, until_s),
         fleet_habit=_fleet_habit(knowledge, len(place_labels)),
         restlessness=fit_restlessness(sightings, knowledge),
+        announced=_announced(trips, users_by_label, place_labels, sightings),
     )
+
+
+def _clocks(users: Mapping[Hashable, int], zones: Mapping[Hashable, tzinfo] | None) -> Clocks:
+    if not zones:
+        return Clocks()
+    of_each = [zones.get(label, UTC) for label in users]
+    distinct = list(dict.fromkeys(of_each))
+    number = {zone: i for i, zone in enumerate(distinct)}
+    if len(distinct) <= 1:
+        return Clocks(tuple(distinct) or (UTC,))
+    return Clocks(tuple(distinct), np.array([number[zone] for zone in of_each], dtype=np.int64))
+
+
+def _announced(
+    trips: Trips | None, users: Mapping[Hashable, int], place_labels: AnyArray, seen: Sightings
+) -> Announced | None:
+    if trips is None or not len(trips):
+        return None
+    places = {label: number for number, label in enumerate(place_labels.tolist())}
+    found = (seen.user, seen.place, seen.at_s)
+    return Announced.of(trips, users=users, places=places, seen=found)
 
 
 @dataclass(frozen=True)
@@ -104,6 +142,7 @@ class LocationModel:
     gate: Gate
     fleet_habit: FloatArray
     restlessness: FloatArray
+    announced: Announced | None = None
 
     def predict(self, user: ArrayLike, at: ArrayLike) -> list[dict[Any, float]]:
         """Distribution over places for each person at each time, summing to 1.
@@ -113,10 +152,9 @@ class LocationModel:
         number, at_s = np.broadcast_arrays(self._numbers(user), np.atleast_1d(_seconds(at)))
         answers: list[dict[Any, float]] = [{} for _ in number]
         for some in _pieces(len(number)):
-            case, pair, probability, elsewhere = self._mix(number[some], at_s[some])
-            labels = self.knowledge.pair_place[pair] if len(pair) else pair
+            case, place, probability, elsewhere = self._mix(number[some], at_s[some])
             for i, label, p in zip(
-                case.tolist(), labels.tolist(), probability.tolist(), strict=True
+                case.tolist(), place.tolist(), probability.tolist(), strict=True
             ):
                 answers[some[i]][self.places[label]] = p
             for i, p in zip(some.tolist(), elsewhere.tolist(), strict=True):
@@ -138,11 +176,11 @@ class LocationModel:
         result = np.zeros((len(number), hours, len(self.places) + 1))
         for some in _pieces(len(number), max(CASES_AT_ONCE // max(hours, 1), 1)):
             seen = some[number[some] >= 0]
-            case, pair, probability, elsewhere = self._mix(
+            case, place, probability, elsewhere = self._mix(
                 np.repeat(number[seen], hours), np.tile(hour_s, len(seen))
             )
             row, hour = seen[case // hours], case % hours
-            result[row, hour, self.knowledge.pair_place[pair]] = probability
+            result[row, hour, place] = probability
             result[seen, :, -1] = elsewhere.reshape(len(seen), hours)
         hour_of_week = ((hour_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
         result[number < 0] = self.fleet_habit[hour_of_week]
@@ -174,8 +212,8 @@ class LocationModel:
         seen = np.flatnonzero(case_user >= 0)
         for some in _pieces(len(seen)):
             rows = seen[some]
-            case, pair, mixed, elsewhere = self._mix(case_user[rows], times[rows])
-            flat[rows[case], self.knowledge.pair_place[pair]] = mixed
+            case, place, mixed, elsewhere = self._mix(case_user[rows], times[rows])
+            flat[rows[case], place] = mixed
             flat[rows, -1] = elsewhere
         hour_of_week = ((at_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
         probability[number < 0] = self.fleet_habit[hour_of_week]
@@ -197,23 +235,80 @@ class LocationModel:
     def _mix(
         self, user: IntArray, at_s: FloatArray
     ) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
-        """The mixture: case, pair and probability of every place, and elsewhere of every case."""
+        """The mixture: case, place and probability of every place, and elsewhere of every case.
+
+        A place occurs once in a case. Nothing is said of people who were never seen.
+        """
         case, pair = self.knowledge.rows(np.maximum(user, 0)) if self.users else _no_rows()
         seen = user[case] >= 0
         case, pair = case[seen], pair[seen]
         elsewhere = np.zeros(len(user))
         if not len(case):
             return case, pair, np.empty(0), elsewhere
-        weight = self.gate.weights(self.knowledge.circumstances(np.maximum(user, 0), at_s))
-        guess = self.knowledge.guesses(pair, at_s[case])
+        known = np.maximum(user, 0)
+        hour = self.knowledge.clocks.hour_of_week(known, at_s)
+        weight = self.gate.weights(self.knowledge.circumstances(known, at_s, hour))
+        if self.announced is not None:
+            weight = self._leaving(self.announced, weight, known, at_s)
+        guess = self.knowledge.guesses(pair, hour[case])
         probability = np.einsum("rg,rg->r", guess, weight[case])
         total = np.bincount(case, probability, len(user)) + weight[:, ELSEWHERE]
-        return case, pair, probability / total[case], weight[:, ELSEWHERE] / total
+        probability, elsewhere = probability / total[case], weight[:, ELSEWHERE] / total
+        place = self.knowledge.pair_place[pair]
+        if self.announced is not None:
+            return _heed(self.announced, user, at_s, case, place, probability, elsewhere)
+        return case, place, probability, elsewhere
+
+    def _leaving(
+        self, announced: Announced, weight: FloatArray, user: IntArray, at_s: FloatArray
+    ) -> FloatArray:
+        """Weights of guesses, of which those that somebody goes on being where they are end with
+        the trip they announced."""
+        known = self.knowledge
+        last = np.where(known.last_pair >= 0, known.pair_place[known.last_pair], -1)
+        is_over = at_s >= announced.leaves_s(last, known.last_s)[user]
+        result = weight.copy()
+        for guess in (STAY, DAYS):
+            moved = np.where(is_over, announced.trust[1] * weight[:, guess], 0.0)
+            result[:, guess] -= moved
+            result[:, ALWAYS] += moved
+        return result
 
     def _newcomer(self, at_s: float) -> dict[Any, float]:
         row = self.fleet_habit[(int(at_s // HOUR_S) + 72) % HOURS_PER_WEEK]
         likely = {place: float(p) for place, p in zip(self.places, row, strict=False) if p > 0}
         return {**likely, ELSEWHERE_KEY: float(row[-1])}
+
+
+def _heed(
+    announced: Announced,
+    user: IntArray,
+    at_s: FloatArray,
+    case: IntArray,
+    place: IntArray,
+    probability: FloatArray,
+    elsewhere: FloatArray,
+) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+    """What `_mix` returns, with announced trips heeded: the places announced, and as much less of
+    the others as announcements can be trusted."""
+    trip = announced.during(user, at_s)
+    away = np.flatnonzero(trip >= 0)
+    trust = np.zeros(len(user))
+    trust[away] = announced.chance(trip[away], at_s[away])
+    probability, elsewhere = probability * (1 - trust)[case], elsewhere * (1 - trust)
+    there = np.full(len(user), -1)
+    there[away] = announced.place[trip[away]]
+    is_there = place == there[case]
+    probability = probability + np.where(is_there, trust[case], 0.0)
+    has_row = np.zeros(len(user), dtype=np.bool_)
+    has_row[case[is_there]] = True
+    new = away[~has_row[away]]
+    return (
+        np.concatenate([case, new]),
+        np.concatenate([place, there[new]]),
+        np.concatenate([probability, trust[new]]),
+        elsewhere,
+    )
 
 
 def _no_rows() -> tuple[IntArray, IntArray]:
@@ -263,15 +358,16 @@ def _lesson(sightings: Sightings, moment_s: float) -> tuple[FloatArray, FloatArr
     after = after[knowledge.n_seen[sightings.user[after]] > 0]
     user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
     pair = _find_pairs(knowledge, user, place, sightings.n_places)
+    hour = knowledge.clocks.hour_of_week(user, at_s)
     guesses = np.zeros((len(user), len(GUESSES)))
     found = pair >= 0
-    guesses[found] = knowledge.guesses(pair[found], at_s[found])
+    guesses[found] = knowledge.guesses(pair[found], hour[found])
     guesses[~found, ELSEWHERE] = 1.0
     band = np.searchsorted(BAND_ENDS_H, lead_h[after])
     cell = user * (len(BAND_ENDS_H) + 1) + band
     _, cell = np.unique(cell, return_inverse=True)
     importance = 1.0 / np.bincount(cell)[cell] if len(cell) else np.empty(0)
-    return knowledge.circumstances(user, at_s), guesses, importance
+    return knowledge.circumstances(user, at_s, hour), guesses, importance
 
 
 def _find_pairs(knowledge: Knowledge, user: IntArray, place: IntArray, n_places: int) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 
 import numpy as np
@@ -56,17 +56,21 @@ class Timeline:
     @cached_property
     def wall_s(self) -> FloatArray:
         """As `unix_s`, on the wall clock of the start's zone."""
-        zone = self.start.tzinfo
-        # Clocks change at a quarter of an hour, not always at an hour of UTC.
-        quarters, quarter_of = np.unique(self.unix_s // QUARTER_S, return_inverse=True)
-        offsets = [
-            datetime.fromtimestamp(quarter * QUARTER_S, UTC).astimezone(zone).utcoffset()
-            for quarter in quarters
-        ]
-        offset_s = np.array([offset.total_seconds() if offset else 0.0 for offset in offsets])
-        return self.unix_s + offset_s[quarter_of] if len(offset_s) else self.unix_s
+        return wall_seconds(self.unix_s, self.start.tzinfo)
 
     @cached_property
     def weekday(self) -> IntArray:
         """Day of the week of every slot, Monday 0; (n_slots + horizon,)."""
         return ((self.wall_s // DAY_S + 3) % 7).astype(np.int64)
+
+
+def wall_seconds(unix_s: FloatArray, zone: tzinfo | None) -> FloatArray:
+    """Seconds since 1970 UTC as a wall clock in the zone counts them, same shape."""
+    # Clocks change at a quarter of an hour, not always at an hour of UTC.
+    quarters, quarter_of = np.unique(unix_s // QUARTER_S, return_inverse=True)
+    offsets = [
+        datetime.fromtimestamp(quarter * QUARTER_S, UTC).astimezone(zone).utcoffset()
+        for quarter in quarters
+    ]
+    offset_s = np.array([offset.total_seconds() if offset else 0.0 for offset in offsets])
+    return unix_s + offset_s[quarter_of] if len(offset_s) else unix_s

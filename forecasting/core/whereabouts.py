@@ -8,12 +8,13 @@ person's own places, and *circumstances*, the numbers by which `gate` weighs the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, tzinfo
 
 import numpy as np
 
 from forecasting.core.arrays import FloatArray, IntArray
-from forecasting.core.timeline import DAY_S
+from forecasting.core.timeline import DAY_S, wall_seconds
 
 HOUR_S = 3600
 HOURS_PER_WEEK = 168
@@ -44,6 +45,31 @@ BACKOFF = 2.0
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """By which wall clock each person lives, as habits follow it.
+
+    of_user : shape (n_users,), index into zones; None where everybody lives by the first
+    """
+
+    zones: tuple[tzinfo, ...] = (UTC,)
+    of_user: IntArray | None = None
+
+    def hour_of_week(self, user: IntArray, at_s: FloatArray) -> IntArray:
+        """On the wall of each person, Monday 0:00 being 0; shape (n,)."""
+        wall_s = at_s
+        if self.of_user is None:
+            if self.zones[0] is not UTC:
+                wall_s = wall_seconds(at_s, self.zones[0])
+        else:
+            wall_s, zone = at_s.astype(np.float64), self.of_user[user]
+            for number in np.unique(zone):
+                here = zone == number
+                wall_s[here] = wall_seconds(at_s[here], self.zones[number])
+        result: IntArray = ((wall_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
+        return result
+
+
+@dataclass(frozen=True)
 class Sightings:
     """Who was seen where and when, in order of person and time; one per person and hour.
 
@@ -55,10 +81,18 @@ class Sightings:
     at_s: FloatArray
     n_users: int
     n_places: int
+    clocks: Clocks = Clocks()
 
     @classmethod
     def of(
-        cls, user: IntArray, place: IntArray, at_s: FloatArray, *, n_users: int, n_places: int
+        cls,
+        user: IntArray,
+        place: IntArray,
+        at_s: FloatArray,
+        *,
+        n_users: int,
+        n_places: int,
+        clocks: Clocks | None = None,
     ) -> Sightings:
         """Sort, and keep the last sighting of each person in each hour."""
         order = np.lexsort((place, at_s, user))
@@ -66,14 +100,14 @@ class Sightings:
         hour = at_s // HOUR_S
         is_last = np.ones(len(user), dtype=np.bool_)
         is_last[:-1] = (user[1:] != user[:-1]) | (hour[1:] != hour[:-1])
-        return cls(user[is_last], place[is_last], at_s[is_last], n_users, n_places)
+        return cls(
+            user[is_last], place[is_last], at_s[is_last], n_users, n_places, clocks or Clocks()
+        )
 
     def until(self, moment_s: float) -> Sightings:
         """Only what was seen up to a moment."""
         known = self.at_s <= moment_s
-        return Sightings(
-            self.user[known], self.place[known], self.at_s[known], self.n_users, self.n_places
-        )
+        return replace(self, user=self.user[known], place=self.place[known], at_s=self.at_s[known])
 
 
 @dataclass(frozen=True)
@@ -85,11 +119,12 @@ class Knowledge:
         then), novelty (how often a sighting is of a new place)
     Per pair, shape (n_pairs,): pair_user, pair_place, share (n_pairs, 3) of the last days, the
         last weeks and always; previous (1 for the place before the last one)
-    habits : shape (3, n_pairs, 168), share of the place by hour of the week, backed off: over
-        long, lately, and the first sharpened to the likeliest place
+    habits : shape (3, n_pairs, 168), share of the place by hour of the week on the person's wall,
+        backed off: over long, lately, and the first sharpened to the likeliest place
     """
 
     until_s: float
+    clocks: Clocks
     first_pair: IntArray
     n_pairs: IntArray
     n_seen: FloatArray
@@ -139,6 +174,7 @@ class Knowledge:
         novelty = new / np.maximum(np.bincount(seen.user, recent, n_users), 1e-300)
         return cls(
             until_s=until_s,
+            clocks=seen.clocks,
             first_pair=np.cumsum(n_pairs) - n_pairs,
             n_pairs=n_pairs,
             n_seen=n_seen.astype(np.float64),
@@ -162,8 +198,8 @@ class Knowledge:
         pair = self.first_pair[user][case] + np.arange(len(case)) - start[case]
         return case, pair
 
-    def guesses(self, pair: IntArray, at_s: FloatArray) -> FloatArray:
-        """Probability each guess gives to a pair at a time, shape (n_rows, n_guesses)."""
+    def guesses(self, pair: IntArray, hour: IntArray) -> FloatArray:
+        """Probability each guess gives to a pair at an hour of the week; (n_rows, n_guesses)."""
         user = self.pair_user[pair]
         guess = np.zeros((len(pair), len(GUESSES)))
         guess[:, STAY] = pair == self.last_pair[user]
@@ -171,12 +207,13 @@ class Knowledge:
         # A person only ever seen in one place can return nowhere else.
         guess[:, RETURN] += guess[:, STAY] * (self.n_pairs[user] == 1)
         guess[:, DAYS : ALWAYS + 1] = self.share[pair]
-        guess[:, HABIT : USUAL + 1] = self.habits[:, pair, _hour_of_week(at_s)].T
+        guess[:, HABIT : USUAL + 1] = self.habits[:, pair, hour].T
         return guess
 
-    def circumstances(self, user: IntArray, at_s: FloatArray) -> FloatArray:
+    def circumstances(self, user: IntArray, at_s: FloatArray, hour: IntArray) -> FloatArray:
         """What tells which guess to trust, shape (n_cases, n_circumstances), about -1 to 1.
 
+        hour : of the week, see `Clocks.hour_of_week`
         For people who have been seen; rows of others mean nothing.
         """
         last = np.maximum(self.last_pair[user], 0)
@@ -188,7 +225,7 @@ class Knowledge:
         settled = 1 - np.exp(-np.maximum(dwell_h / HOURS_PER_WEEK - 1, 0) / 2)
         settled *= np.minimum(self.n_since[user] / SETTLED_HOURS, 1.0)
         here = self.share[last]
-        usual = self.habits[0, last, _hour_of_week(at_s)]
+        usual = self.habits[0, last, hour]
         seen = np.log1p(self.n_seen[user]) / np.log(1000.0)
         known = [
             np.ones(len(user)),
@@ -219,12 +256,6 @@ class Knowledge:
 def _log_hours(hours: FloatArray) -> FloatArray:
     """Hours on a logarithmic scale on which a week is 1."""
     result: FloatArray = np.log1p(np.minimum(hours, 1e5)) / np.log1p(HOURS_PER_WEEK)
-    return result
-
-
-def _hour_of_week(at_s: FloatArray) -> IntArray:
-    """Hour of the UTC week, Monday 0:00 being 0."""
-    result: IntArray = ((at_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
     return result
 
 
@@ -270,7 +301,7 @@ def _habit(
     """
     n_pairs = len(pair_user)
     size = n_pairs * HOURS_PER_WEEK
-    hour = _hour_of_week(seen.at_s)
+    hour = seen.clocks.hour_of_week(seen.user, seen.at_s)
     flat: FloatArray = np.bincount(pair * HOURS_PER_WEEK + hour, weight, size).astype(np.float64)
     count = _blur(flat.reshape(n_pairs, HOURS_PER_WEEK))
     by_day = count.reshape(n_pairs, 7, 24)

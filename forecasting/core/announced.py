@@ -1,0 +1,129 @@
+"""Announced travel: strong evidence of where somebody will be, and of when they will be back.
+
+How strong is learned from announcements that are over: how often people were then seen where they
+had said, apart for the first and last half day of a trip, when they may be on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from forecasting.errors import InvalidHistory
+
+EDGE_S = 12 * 3600
+# How often people are where they announced, and for how many sightings that counts before any:
+# at the ends of a trip, and in its middle.
+AT_EDGE, IN_MIDDLE = (0.7, 10.0), (0.95, 20.0)
+SUREST = 0.995
+
+
+@dataclass(frozen=True)
+class Trips:
+    """Announced travel; shape (n,) each, in the order in which it was announced.
+
+    user, place : labels; start_s, end_s : seconds since 1970 UTC, the end exclusive
+
+    Only what had been announced by the moment of a forecast, and not been taken back, belongs here.
+    Of two trips at one time the later counts.
+    """
+
+    user: AnyArray
+    place: AnyArray
+    start_s: FloatArray
+    end_s: FloatArray
+
+    def __post_init__(self) -> None:
+        if not len(self.user) == len(self.place) == len(self.start_s) == len(self.end_s):
+            raise InvalidHistory("announced trips differ in length")
+        if not (self.start_s < self.end_s).all():
+            raise InvalidHistory("an announced trip ends before it begins")
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Trips of numbered people to numbered places; shape (n,) each.
+
+    trust : how often people are where they announced: at the ends of a trip, in its middle
+    """
+
+    user: IntArray
+    place: IntArray
+    start_s: FloatArray
+    end_s: FloatArray
+    trust: tuple[float, float] = (AT_EDGE[0], IN_MIDDLE[0])
+
+    @classmethod
+    def of(
+        cls,
+        trips: Trips,
+        *,
+        users: Mapping[Hashable, int],
+        places: Mapping[Hashable, int],
+        seen: tuple[IntArray, IntArray, FloatArray],
+    ) -> Announced:
+        """Number what is announced, and learn how far it can be trusted.
+
+        users, places : number of each label; trips of others are left out
+        seen : user, place and time of every sighting, shape (n,) each
+        """
+        user = np.array([users.get(u, -1) for u in trips.user.tolist()], dtype=np.int64)
+        place = np.array([places.get(p, -1) for p in trips.place.tolist()], dtype=np.int64)
+        known = np.flatnonzero((user >= 0) & (place >= 0))
+        made = cls(
+            user[known],
+            place[known],
+            np.asarray(trips.start_s, dtype=np.float64)[known],
+            np.asarray(trips.end_s, dtype=np.float64)[known],
+        )
+        seen_user, seen_place, at_s = seen
+        row = made.during(seen_user, at_s)
+        on_trip = row >= 0
+        kept = made.place[row[on_trip]] == seen_place[on_trip]
+        is_edge = made.is_edge(row[on_trip], at_s[on_trip])
+        trust = tuple(
+            min((kept[some].sum() + share * count) / (some.sum() + count), SUREST)
+            for some, (share, count) in ((is_edge, AT_EDGE), (~is_edge, IN_MIDDLE))
+        )
+        return replace(made, trust=(trust[0], trust[1]))
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def during(self, user: IntArray, at_s: FloatArray) -> IntArray:
+        """The trip each person has announced for a time, -1 for none; shape (n,)."""
+        trip = np.full(len(user), -1)
+        order = np.argsort(user, kind="stable")
+        first, end = (np.searchsorted(user[order], self.user, side) for side in ("left", "right"))
+        for row in range(len(self)):
+            theirs = order[first[row] : end[row]]
+            when = at_s[theirs]
+            trip[theirs[(when >= self.start_s[row]) & (when < self.end_s[row])]] = row
+        return trip
+
+    def leaves_s(self, place: IntArray, last_s: FloatArray) -> FloatArray:
+        """When each person's present trip ends as announced, infinity without one; (n_users,).
+
+        place, last_s : where and when each was last seen; on a trip are those seen where they
+            had announced to be
+        """
+        trip = self.during(np.arange(len(place)), last_s)
+        end_s = np.full(len(place), np.inf)
+        there = np.flatnonzero(trip >= 0)
+        there = there[self.place[trip[there]] == place[there]]
+        end_s[there] = self.end_s[trip[there]]
+        return end_s
+
+    def is_edge(self, trip: IntArray, at_s: FloatArray) -> BoolArray:
+        edge: BoolArray = (at_s - self.start_s[trip] < EDGE_S) | (self.end_s[trip] - at_s < EDGE_S)
+        return edge
+
+    def chance(self, trip: IntArray, at_s: FloatArray) -> FloatArray:
+        """How likely somebody is where they announced, shape (n,)."""
+        return np.where(self.is_edge(trip, at_s), *self.trust)
