@@ -21,9 +21,9 @@ from desktops.models import (
     Pool,
     Region,
     RegionLink,
-    RoundTrip,
     Site,
 )
+from desktops.round_trips import round_trips_between
 from forecasting.models import Generation
 from forecasting.selectors import forecast_of
 from migration.core.inputs import (
@@ -51,7 +51,7 @@ STOP_STALL_S = 90.0
 # and the share of its volume that is rewritten over and over.
 ASSUMED_DIRTY_BYTES_PER_HOUR = 400_000_000
 ASSUMED_WORKING_SET_RATIO = 0.08
-# A round trip nobody measured or entered, to a place without coordinates: as far as it gets.
+# A round trip nobody measured or entered, to a region without coordinates: as far as it gets.
 FARTHEST_RTT_MS = 300.0
 
 
@@ -163,12 +163,9 @@ def _tables(
     clouds: Callable[[str], Cloud],
 ) -> WorldTables:
     region_row = {r.pk: i for i, r in enumerate(regions)}
-    site_row = {s.pk: i for i, s in enumerate(sites)}
     flavor_row = {f.pk: i for i, f in enumerate(flavors)}
     n = len(regions)
-    rtt = np.full((len(sites), n), FARTHEST_RTT_MS)
-    for trip in RoundTrip.objects.filter(region__in=regions):
-        rtt[site_row[trip.site_id], region_row[trip.region_id]] = trip.rtt_ms
+    rtt = round_trips_between(sites, regions).rtt_ms
     between = np.zeros((n, n))
     egress = np.zeros((n, n))
     link = np.zeros((n, n))
@@ -192,7 +189,7 @@ def _tables(
         sites=[s.label for s in sites],
         flavors=[f.name for f in flavors],
         quotas=QUOTAS,
-        rtt_ms=rtt,
+        rtt_ms=np.nan_to_num(rtt, nan=FARTHEST_RTT_MS),
         app_rtt_ms=_app_rtt(pools, region_row, between),
         flavor_price_per_hour=price,
         flavor_vcpus=vcpus,

@@ -12,6 +12,7 @@ FloatArray = NDArray[np.float64]
 EARTH_RADIUS_KM = 6371.0
 FIBRE_KM_PER_MS = 200.0
 FIBRE_DETOUR = 1.5  # cables are about half as long again as the great circle
+LAST_MILE_MS = 5.0  # between an office and the nearest exchange, there and back
 
 
 def great_circle_km(
@@ -45,4 +46,16 @@ def nearest(
 def fibre_rtt_ms(distance_km: Any) -> FloatArray:
     """Round trip over a cable that takes the usual detour, without any equipment's delay."""
     rtt: FloatArray = 2 * FIBRE_DETOUR * np.asarray(distance_km, dtype=np.float64) / FIBRE_KM_PER_MS
+    return rtt
+
+
+def estimated_rtt_ms(
+    latitude: ArrayLike, longitude: ArrayLike, to_latitude: ArrayLike, to_longitude: ArrayLike
+) -> FloatArray:
+    """Round trip that nobody measured: the fibre's on the great circle and the last mile.
+
+    Degrees in, shapes broadcast; NaN where a coordinate is.
+    """
+    km = great_circle_km(latitude, longitude, to_latitude, to_longitude)
+    rtt: FloatArray = fibre_rtt_ms(km) + LAST_MILE_MS
     return rtt

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 from django.db import transaction
 from django.db.models import DateTimeField, ExpressionWrapper, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from desktops import events
-from desktops.models import Activity, RegionLink, RoundTrip, Sighting, Site
+from desktops.models import Activity, RegionLink, Sighting, Site
+from desktops.round_trips import round_trips_between
 from migration.core.advice import ConfirmTerms
 from migration.core.confirmation import (
     Confirmation,
@@ -90,7 +92,14 @@ def _waiting(*, after: int, wall: datetime) -> Sequence[Transition]:
             sighted_site=Subquery(sighted.values("site_id")),
         )
         .filter(Q(worked_site__isnull=False) | Q(sighted_site__isnull=False))
-        .select_related("recommendation__plan__dataset", "desktop", "pool", "shadow")
+        .select_related(
+            "recommendation__plan__dataset",
+            "desktop",
+            "pool",
+            "shadow",
+            "source_region",
+            "dest_region",
+        )
         .order_by("pk")[:BATCH]
     )
 
@@ -129,17 +138,14 @@ def _terms(recommendation: Recommendation) -> ConfirmTerms:
 
 
 def _measure(row: Transition, site: Site, *, now: datetime) -> FreshMeasurements:
-    """The round trips and the link as the tables say now; the delta since the last sync."""
-    rtt = dict(
-        RoundTrip.objects.filter(
-            site=site, region__in=(row.source_region_id, row.dest_region_id)
-        ).values_list("region_id", "rtt_ms")
-    )
+    """The round trips and the link as they are known now; the delta since the last sync."""
+    regions = (row.source_region, row.dest_region)
+    rtt = np.nan_to_num(round_trips_between([site], regions).rtt_ms[0], nan=FARTHEST_RTT_MS)
     link = RegionLink.objects.filter(source=row.source_region_id, dest=row.dest_region_id).first()
     return FreshMeasurements(
         measured_at=now,
-        rtt_source_ms=rtt.get(row.source_region_id, FARTHEST_RTT_MS),
-        rtt_target_ms=rtt.get(row.dest_region_id, FARTHEST_RTT_MS),
+        rtt_source_ms=float(rtt[0]),
+        rtt_target_ms=float(rtt[1]),
         link_bytes_per_s=link.bytes_per_s if link else 0.0,
         bytes_behind=row.desktop.dirty_bytes_per_hour or ASSUMED_DIRTY_BYTES_PER_HOUR,
         p_active=1.0,

@@ -14,12 +14,11 @@ from typing import Any
 
 from desktops.core.demo.calendar import Site
 from desktops.core.demo.people import SITE_CODES
-from desktops.core.geo import fibre_rtt_ms
+from desktops.core.geo import LAST_MILE_MS, fibre_rtt_ms
 from desktops.core.metros import Metro, bundled_metros
 
 BUNDLED = Path(__file__).resolve().parent.parent.parent / "data" / "demo_world.json"
 LINK_SHARE = 0.1  # of the bandwidth measured between two machines, for moving desktops
-LAST_MILE_MS = 5.0  # between an office and the nearest exchange, there and back
 IN_TOWN_KM = 50.0  # a round trip measured within this distance stands for the site
 
 
