@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -20,12 +20,14 @@ from drf_spectacular.generators import SchemaGenerator
 
 from desktops import selectors as fleet
 from desktops.errors import NotPermitted
-from desktops.models import Dataset, Desktop, DesktopUser, Look, Site
+from desktops.models import Dataset, Desktop, DesktopUser, Look, Pool
 from desktops.notices import AHEAD, notices_about
 from desktops.pages import live, render_page
 from desktops.services.looks import note_looks
 from forecasting import selectors as forecasts
+from forecasting import whereabouts as places
 from forecasting.charts import UNITS
+from forecasting.core.profiles import HORIZON_HOURS
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.services.forecasts import request_forecast
 from migration import selectors as moves
@@ -33,15 +35,13 @@ from migration.models import Plan, Recommendation, Transition
 from migration.services.plans import request_plan
 from webapp.figures import fleet_map_figure
 
+if TYPE_CHECKING:
+    from desktops.selectors import Viewer
+
 AWAITING_SHOWN = 6
 EVENTS_SHOWN = 15
 KINDS = (Dataset.Kind.LIVE, Dataset.Kind.SIMULATED, Dataset.Kind.IMPORTED)
 PLACES_SHOWN = 5
-PLACE_PERIODS = (
-    ("The next hour", slice(0, 1)),
-    ("The next 24 hours, on average", slice(0, 24)),
-    ("The next 7 days, on average", slice(0, 168)),
-)
 
 
 class SignIn(LoginView):
@@ -144,7 +144,6 @@ def _subject_page(
         "clock": clock,
         "may_see_names": fleet.may_see_names(viewer),
         "profile": profile,
-        "places": _places(profile) if profile else [],
         "earlier": forecasts.earlier_profile(viewer, profile) if profile else None,
         "resources": _resources(profile) if profile and profile.has_demand else [],
         "last_seen": fleet.newest_site(person, at=clock) if person else None,
@@ -154,6 +153,8 @@ def _subject_page(
             person and not person.is_located and fleet.is_being_unplaced(person)
         ),
     }
+    if profile and profile.location:
+        context |= _whereabouts(viewer, profile, pool=subject.pool, desktop=desktop, clock=clock)
     if desktop is not None:
         context |= {
             "recommendation": moves.open_recommendation(viewer, desktop=desktop),
@@ -173,22 +174,51 @@ def _resources(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
     ]
 
 
-def _places(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
-    """The likely places in words, for the periods people ask about."""
-    labels = dict(Site.objects.filter(code__in=profile.location).values_list("code", "label"))
+def _whereabouts(
+    viewer: Viewer,
+    profile: ResourceDemandProfile,
+    *,
+    pool: Pool,
+    desktop: Desktop | None,
+    clock: datetime,
+) -> dict[str, Any]:
+    """Where they will be, in words, and how far the regions are from there."""
+    gone = places.hours_gone(profile, clock=clock)
+    if gone == HORIZON_HOURS:
+        return {"is_over": True}
     periods = [
-        (title, forecasts.likely_places(profile, hours=hours)) for title, hours in PLACE_PERIODS
+        ("The present hour", slice(gone, gone + 1)),
+        ("The next 24 hours", slice(gone, gone + 24)),
+        ("The next 7 days" if gone == 0 else "The rest of the week", slice(gone, None)),
     ]
+    ground = places.ground_of(viewer, pool=pool, desktop=desktop, location=profile.location)
+    hours = [some for _, some in periods]
+    return {
+        "periods": [title for title, _ in periods],
+        "places": _places(profile, periods, ground.labels),
+        "stays": places.stays_ahead(viewer, profile, labels=ground.labels, clock=clock),
+        "least_kept": places.LEAST_KEPT,
+        "regions": places.regions_ahead(ground, profile.location, desktop=desktop, hours=hours),
+    }
+
+
+def _places(
+    profile: ResourceDemandProfile,
+    periods: list[tuple[str, slice]],
+    labels: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """The likely places in words, for the periods people ask about."""
+    ranked = [(title, forecasts.likely_places(profile, hours=hours)) for title, hours in periods]
     return [
         {
             "title": title,
             "places": [
                 {"label": labels.get(code, code), "chance": chance}
-                for code, chance in ranked[:PLACES_SHOWN]
+                for code, chance in likely[:PLACES_SHOWN]
             ],
         }
-        for title, ranked in periods
-        if ranked
+        for title, likely in ranked
+        if likely
     ]
 
 

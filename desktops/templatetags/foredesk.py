@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from desktops.core.money import amount
+from desktops.core.zones import zone_named
 
 register = template.Library()
 
@@ -167,6 +168,12 @@ def _time(at: datetime | None, form: str) -> SafeString | str:
         moment.strftime("%a %-d %b %Y %H:%M:%S UTC"),
         moment.strftime(form),
     )
+
+
+@register.filter
+def weekday(at: datetime | None, zone: str) -> str:
+    """The day and time of day somewhere, where the zone is named beside it: "Mon 2 Mar 09:55"."""
+    return NONE if at is None else f"{at.astimezone(zone_named(zone)):%a %-d %b %H:%M}"
 
 
 @register.filter

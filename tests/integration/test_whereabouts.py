@@ -1,0 +1,183 @@
+"""What pages say of where people will be, and to whom."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from desktops.models import (
+    Activity,
+    Dataset,
+    Desktop,
+    DesktopUser,
+    FlavorPrice,
+    Look,
+    Pool,
+    RoundTrip,
+)
+from forecasting.models import Generation, ResourceDemandProfile
+from tests.support.rows import AS_OF, HOUR, Rows, add_profile, make_rows
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def rows() -> Rows:
+    rows = make_rows()
+    FlavorPrice.objects.get_or_create(flavor=rows.flavor, region=rows.west, price_per_hour="0.1")
+    return rows
+
+
+def signed_in(rows: Rows, *roles: str, name: str = "vera") -> Client:
+    client = Client()
+    client.force_login(rows.account(name, *(roles or ("viewer",))))
+    return client
+
+
+def page_of(client: Client, desktop: Desktop, query: str = "") -> str:
+    response = client.get(f"/people/{desktop.desktop_user_id}/{query}")
+    assert response.status_code == 200
+    return " ".join(response.content.decode().split())
+
+
+def foretell(
+    desktop: Desktop, rows: Rows, *, days_ago: int, kind: str = "full"
+) -> ResourceDemandProfile:
+    """An earlier forecast of somebody: 70 % Paris, as the present one."""
+    as_of = AS_OF - timedelta(days=days_ago)
+    generation, _ = Generation.objects.get_or_create(
+        dataset=rows.dataset,
+        kind=kind,
+        as_of=as_of,
+        engine="test",
+        state=Generation.State.COMPLETE,
+        defaults={"started_at": as_of},
+    )
+    person = desktop.desktop_user
+    return add_profile(generation, desktop.pool, person=person, desktop=desktop, site=rows.sites[0])
+
+
+def see(desktop: Desktop, rows: Rows, *, paris: int, lyon: int) -> None:
+    """In the first hours of the last two days, where somebody was."""
+    Activity.objects.filter(desktop_user=desktop.desktop_user).delete()
+    Activity.objects.bulk_create(
+        Activity(
+            dataset=rows.dataset,
+            desktop_user=desktop.desktop_user,
+            desktop=desktop,
+            hour=AS_OF - timedelta(days=2) + hour * HOUR,
+            site=rows.sites[0 if hour < paris else 1],
+        )
+        for hour in range(paris + lyon)
+    )
+
+
+def test_a_person_is_said_to_be_where_they_are_likeliest(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    location = {"paris": [0.7] * 24 + [0.2] * 144, "lyon": [0.3] * 24 + [0.8] * 144}
+    ResourceDemandProfile.objects.update(location=location)
+    text = page_of(signed_in(rows), desktop)
+    assert "<strong>70 %</strong> Paris</div> <div>now until Tue 3 Mar 09:00" in text
+    assert "<strong>80 %</strong> Lyon</div> <div>from Tue 3 Mar 09:00 until Wed 4 Mar" in text
+    assert "by the clock of Europe/Paris" in text
+    assert text.count("too seldom said") == 2
+
+
+def test_hours_that_are_over_are_not_foretold_any_more(rows: Rows) -> None:
+    desktop, client = rows.add_people(1)[0], signed_in(rows)
+    location = {"paris": [0.7] * 24 + [0.2] * 144, "lyon": [0.3] * 24 + [0.8] * 144}
+    ResourceDemandProfile.objects.update(location=location)
+    Dataset.objects.update(as_of=AS_OF + 30 * HOUR)
+    text = page_of(client, desktop)
+    assert "<strong>80 %</strong> Lyon</div> <div>now until" in text and "70 %" not in text
+    Dataset.objects.update(as_of=AS_OF + 200 * HOUR)
+    assert "The forecast is over" in page_of(client, desktop)
+
+
+def test_the_page_says_how_often_the_same_came_true(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    foretell(desktop, rows, days_ago=2)
+    see(desktop, rows, paris=9, lyon=3)
+    assert "The same said before came true in 9 of 12 hours seen" in page_of(
+        signed_in(rows), desktop
+    )
+
+
+def test_refreshes_and_forecasts_of_others_are_no_record_of_theirs(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    foretell(desktop, rows, days_ago=2, kind="refresh")
+    see(desktop, rows, paris=12, lyon=0)
+    assert "too seldom said" in page_of(signed_in(rows), desktop)
+
+
+def test_their_pools_record_stands_in_where_theirs_is_short(rows: Rows) -> None:
+    desktop, colleague = rows.add_people(2)
+    foretell(colleague, rows, days_ago=2)
+    see(colleague, rows, paris=10, lyon=5)
+    text = page_of(signed_in(rows), desktop)
+    assert "of their pool, the same said before came true in 10 of 15 hours seen" in text
+
+
+def test_the_record_of_another_pool_stands_in_for_nobody(rows: Rows) -> None:
+    desktop, stranger = rows.add_people(2)
+    stranger.pool = Pool.objects.create(dataset=rows.dataset, name="other", label="Other")
+    DesktopUser.objects.filter(pk=stranger.desktop_user_id).update(pool=stranger.pool)
+    foretell(stranger, rows, days_ago=2)
+    see(stranger, rows, paris=10, lyon=5)
+    assert "too seldom said" in page_of(signed_in(rows), desktop)
+
+
+def test_regions_say_how_far_they_will_be_and_who_says_so(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    RoundTrip.objects.create(site=rows.sites[0], region=rows.east, rtt_ms=42, source="measured")
+    text = page_of(signed_in(rows), desktop)
+    east, west = text.index("East <span"), text.index("<td>West")
+    assert east < west
+    assert '<strong>42 ms</strong><div class="text-secondary small">70 % within' in text[east:west]
+    assert "Measured 70 %" in text[east:west] and "not known 30 %" in text[east:west]
+    assert "Great-circle estimate 70 %" in text[west:]
+    assert "60 ms, the SLO of Pool test" in text
+
+
+def test_only_regions_the_desktop_could_run_in_are_listed(rows: Rows) -> None:
+    desktop, client = rows.add_people(1)[0], signed_in(rows)
+    assert "<td>West" in page_of(client, desktop)
+    FlavorPrice.objects.filter(region=rows.west).delete()
+    assert "<td>West" not in page_of(client, desktop)
+    FlavorPrice.objects.create(flavor=rows.flavor, region=rows.west, price_per_hour="0.1")
+    rows.pool.residency.add(rows.west)
+    text = page_of(client, desktop)
+    assert "<td>West" in text and "East <span" in text  # where it runs is shown in any case
+
+
+def test_somebody_who_is_not_to_be_located_has_no_places(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    ResourceDemandProfile.objects.update(location={})
+    DesktopUser.objects.update(is_located=False)
+    text = page_of(signed_in(rows), desktop)
+    for trace in ('id="stays"', 'id="regions"', "Likely places", 'id="what-if"'):
+        assert trace not in text
+
+
+def test_a_look_at_where_somebody_will_be_is_noted(rows: Rows) -> None:
+    page_of(signed_in(rows), rows.add_people(1)[0])
+    assert Look.objects.filter(viewer="vera", what=Look.What.PAGE).count() == 1
+
+
+def queries(client: Client, address: str) -> int:
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get(address).status_code == 200
+    return len(asked)
+
+
+def test_a_persons_page_asks_as_often_in_a_large_pool_as_in_a_small_one(rows: Rows) -> None:
+    client, counts = signed_in(rows), []
+    for n in (2, 40):
+        for desktop in rows.add_people(n):
+            foretell(desktop, rows, days_ago=2)
+        counts.append(queries(client, f"/people/{desktop.desktop_user_id}/"))
+    assert counts[0] == counts[1]
