@@ -64,7 +64,8 @@ COMPONENTS = {
     "holidays": "Holidays and events",
 }
 TICKS = {"weekly": "%a %-d %b", "daily": "%H:%M"}
-MAP_STEP_H = 6
+# A map moves by the hour for two days, and by six hours after that.
+HOURLY_H, MAP_STEP_H = 48, 6
 # A map of one town says nothing: show at least this much around the sites, degrees.
 MAP_MARGIN = 12.0
 LARGEST_MARKER_PX = 46.0
@@ -277,7 +278,8 @@ def location_map_figure(
     time_zone: str,
     source: str,
 ) -> Figure:
-    """Map of the week ahead in steps of six hours; a marker's area is the site's probability.
+    """Map of the week ahead, hour by hour for two days and then in steps of six hours; a marker's
+    area is the site's probability.
 
     sites : where each place lies; what is not among them counts as elsewhere
     """
@@ -305,7 +307,7 @@ def location_map_figure(
             (profile.starts_at + hour * profile.step).astimezone(zone_named(time_zone)),
             *_map_step(points, chance[:, hour]),
         )
-        for hour in range(0, hours, MAP_STEP_H)
+        for hour in (*range(min(HOURLY_H, hours)), *range(HOURLY_H, hours, MAP_STEP_H))
     ]
     if steps:
         _, areas, labels, note = steps[0]
@@ -330,6 +332,95 @@ def location_map_figure(
         geo=_view(points),
     )
     return _plain_figure(figure)
+
+
+@dataclass(frozen=True)
+class FleetRow:
+    """How many people are expected at a place, hour by hour.
+
+    point : None where it is no place on a map
+    people : shape (n_hours,), NaN where it may not be said
+    """
+
+    name: str
+    point: SitePoint | None
+    people: FloatArray
+
+
+def fleet_whereabouts_figure(
+    rows: Sequence[FleetRow], *, starts_at: datetime, step: timedelta, source: str
+) -> Figure:
+    """Map of the people expected at each place; a marker's area is their number.
+
+    Every step of the slider has, beside the markers, the numbers of all rows as words, in their
+    order, for a table that says the same; None where there is nothing to say.
+    """
+    placed = [row for row in rows if row.point]
+    points = [row.point for row in placed if row.point]
+    largest = max((float(np.nanmax(row.people, initial=0.0)) for row in placed), default=1.0)
+    figure = go.Figure()
+    figure.add_scattergeo(
+        lat=[point.latitude for point in points],
+        lon=[point.longitude for point in points],
+        mode="markers",
+        hoverinfo="text",
+        marker={
+            "color": BLUE,
+            "opacity": 0.75,
+            "sizemode": "area",
+            "sizeref": 2.0 * max(largest, 1.0) / LARGEST_MARKER_PX**2,
+            "line": {"color": "white", "width": 1},
+        },
+    )
+    hours = len(rows[0].people) if rows else 0
+    steps = [_fleet_step(rows, hour, starts_at + hour * step) for hour in range(hours)]
+    figure.update_layout(
+        title={"text": "People expected by place", "subtitle": {"text": source}},
+        template=None,
+        showlegend=False,
+        margin={"l": 0, "r": 0, "t": 84, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        geo=_view(points),
+    )
+    plain = _plain_figure(figure)
+    if steps:
+        (trace,) = plain["data"]
+        trace["marker"]["size"], trace["text"] = (
+            steps[0]["args"][0][name][0] for name in ("marker.size", "text")
+        )
+        # Not by way of Plotly's own slider, which knows no tables.
+        plain["layout"]["sliders"] = [
+            {"active": 0, "currentvalue": {"prefix": "At ", "suffix": " UTC"}, "steps": steps}
+        ]
+    return plain
+
+
+def expected_people(people: float) -> str | None:
+    """In words; None where it may not be said."""
+    if not np.isfinite(people):
+        return None
+    return "< 0.1" if 0 < people < 0.05 else f"{people:,.1f}"
+
+
+def _fleet_step(rows: Sequence[FleetRow], hour: int, moment: datetime) -> dict[str, Any]:
+    told = [expected_people(float(row.people[hour])) for row in rows]
+    placed = [(row, words) for row, words in zip(rows, told, strict=True) if row.point]
+    return {
+        "label": moment.astimezone(UTC).strftime("%a %d %b %H:%M"),
+        "method": "update",
+        "args": [
+            {
+                "marker.size": [[_size(row.people[hour]) for row, _ in placed]],
+                "text": [[f"{row.name}: {words} people" if words else "" for row, words in placed]],
+            },
+            {},
+        ],
+        "table": told,
+    }
+
+
+def _size(people: float) -> float:
+    return round(float(people), 2) if np.isfinite(people) else 0.0
 
 
 def _slider(

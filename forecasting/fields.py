@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,19 @@ def unpack_places(packed: bytes) -> dict[str, AnyArray]:
     names, _, numbers = packed.partition(b"\n")
     chances = np.frombuffer(numbers, NUMBER).reshape(-1, HORIZON_HOURS).astype(np.float32)
     return dict(zip(json.loads(names), chances, strict=True))
+
+
+def unpack_rows(packed: Sequence[bytes]) -> tuple[AnyArray, list[str], AnyArray]:
+    """Many rows' places at once: number of the row of each place, its name, and its numbers, shape
+    (n, HORIZON_HOURS)."""
+    parts = [row.partition(b"\n") for row in packed]
+    # Many have the same places in the same order.
+    named = {line: json.loads(line) for line in {line for line, _, _ in parts}}
+    names = [named[line] for line, _, _ in parts]
+    numbers = np.frombuffer(b"".join(numbers for _, _, numbers in parts), NUMBER)
+    row = np.repeat(np.arange(len(parts)), [len(each) for each in names])
+    chances = numbers.reshape(-1, HORIZON_HOURS).astype(np.float32)
+    return row, [name for each in names for name in each], chances
 
 
 def shortened(values: Any) -> AnyArray:

@@ -12,6 +12,12 @@ urlpatterns = [
         views.backtest_figure,
         name="backtest_figure",
     ),
+    path("whereabouts/", views.fleet_whereabouts, name="whereabouts"),
+    path(
+        "whereabouts/<int:pk>/map.json",
+        views.fleet_whereabouts_figure,
+        name="fleet_whereabouts_figure",
+    ),
     path("profiles/<int:pk>/demand/<slug:resource>.json", views.demand, name="demand_figure"),
     path(
         "profiles/<int:pk>/components/<slug:resource>.json",

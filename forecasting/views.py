@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
+from django import forms
+from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -14,16 +16,18 @@ from django.utils import timezone
 from desktops.core.zones import zone_named
 from desktops.models import Look, Site
 from desktops.pages import live, render_page
-from desktops.selectors import activity_of
+from desktops.selectors import activity_of, datasets_for
 from desktops.services.looks import note_looks
 from forecasting import charts, selectors
 from forecasting.core.arrays import FloatArray
 from forecasting.core.calendar import Event, event_flags
 from forecasting.core.components import readable
+from forecasting.core.fleet_places import RELEVANT
 from forecasting.core.profiles import HORIZON_HOURS, HOUR, RESOURCES
 from forecasting.core.prophet import fit_prophet
 from forecasting.core.timeline import Timeline
-from forecasting.models import BacktestExample, ResourceDemandProfile
+from forecasting.models import BacktestExample, Generation, ResourceDemandProfile
+from forecasting.whereabouts import fleet_ahead, fleet_rows
 
 HISTORY = timedelta(days=14)
 SCORED_DAYS = 7
@@ -210,6 +214,64 @@ def published(request: HttpRequest) -> HttpResponse:
         "days": SCORED_DAYS,
     }
     return render_page(request, "forecasting/published.html", context, section="backtest")
+
+
+class HourForm(forms.Form):
+    """Which data set and hour. An answer that makes no sense is none."""
+
+    dataset = forms.SlugField(required=False)
+    hour = forms.IntegerField(required=False, min_value=0, max_value=HORIZON_HOURS - 1)
+
+    def asked(self, name: str) -> Any:
+        self.is_valid()
+        return self.cleaned_data.get(name)
+
+
+def fleet_whereabouts(request: HttpRequest) -> HttpResponse:
+    """How many people are expected where, by the hour: the newest forecast of a data set."""
+    form = HourForm(request.GET)
+    datasets = list(datasets_for(request.user))
+    dataset = next((d for d in datasets if d.name == form.asked("dataset")), None)
+    dataset = dataset or next(iter(datasets), None)
+    context: dict[str, Any] = {"datasets": datasets, "dataset": dataset}
+    generation = selectors.latest_generation(dataset) if dataset else None
+    if dataset and generation:
+        clock = dataset.clock(wall=timezone.now())
+        hour = form.asked("hour")
+        if hour is None:
+            hour = min(max((clock - generation.as_of) // HOUR, 0), HORIZON_HOURS - 1)
+        ahead = fleet_ahead(request.user, generation)
+        rows = fleet_rows(ahead)
+        context |= {
+            "clock": clock,
+            "generation": generation,
+            "hour": hour,
+            "last_hour": HORIZON_HOURS - 1,
+            "at": generation.as_of + hour * HOUR,
+            "people": ahead.people,
+            "rows": [(row.name, charts.expected_people(row.people[hour])) for row in rows],
+            "k": settings.K_ANONYMITY,
+            "relevant": RELEVANT,
+        }
+    return render_page(request, "forecasting/whereabouts.html", context, section="whereabouts")
+
+
+def fleet_whereabouts_figure(request: HttpRequest, pk: int) -> JsonResponse:
+    generation = get_object_or_404(
+        selectors.generations_for(request.user), pk=pk, state=Generation.State.COMPLETE
+    )
+    dataset = generation.dataset
+    return _answer(
+        charts.fleet_whereabouts_figure(
+            fleet_rows(fleet_ahead(request.user, generation)),
+            starts_at=generation.as_of,
+            step=HOUR,
+            source=(
+                f"{dataset.label} ({dataset.get_kind_display().lower()} data) · forecast from what"
+                f" was known at {generation.as_of:%-d %b %Y %H:%M} UTC by {generation.engine}"
+            ),
+        )
+    )
 
 
 def backtest_figure(request: HttpRequest, pk: int, resource: str) -> JsonResponse:

@@ -8,19 +8,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-from django.db.models import Q, QuerySet
+from django.conf import settings
+from django.db.models import BinaryField, ExpressionWrapper, F, Q, QuerySet
 
 from desktops.models import Activity, Desktop, DesktopUser, Pool, Region, RoundTrip, Site
 from desktops.round_trips import UNKNOWN, RoundTrips, round_trips_between
 from desktops.selectors import pools_for, regions_for, sites_for
+from forecasting.charts import FleetRow, SitePoint
 from forecasting.core.arrays import FloatArray
+from forecasting.core.fleet_places import FleetPlaces, PeopleByPlace
 from forecasting.core.profiles import HORIZON_HOURS, HOUR
 from forecasting.core.regions import RegionOutlook, region_outlook
 from forecasting.core.spans import Foretold, Kept, Record, likeliest_spans
+from forecasting.fields import pack_places, unpack_rows
 from forecasting.models import Generation, ResourceDemandProfile
+from forecasting.selectors import profiles_in
 
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
@@ -33,6 +39,9 @@ LEAST_KEPT = 10
 # Of a pool, so many people are asked how it went; the oldest members.
 POOL_PEOPLE = 100
 LEAST_SOURCE = 0.005
+READ_AT_ONCE = 1000
+NOWHERE = pack_places({})
+OTHERS, ELSEWHERE = "Other places", "Elsewhere, at no known site"
 
 
 def hours_gone(row: ResourceDemandProfile, *, clock: datetime) -> int:
@@ -262,3 +271,41 @@ def _shares(ground: Ground, location: Location, hours: slice) -> list[list[tuple
         rest = ("not known", float(unknown[column]))
         told.append([each for each in (*ranked, rest) if each[1] >= LEAST_SOURCE])
     return told
+
+
+def fleet_ahead(viewer: Viewer, generation: Generation) -> PeopleByPlace:
+    """How many of the viewer's people are expected at each place, hour by hour, by code.
+
+    Whoever opted out of being located is not among them. One query, read a part at a time.
+    """
+    found = FleetPlaces(n_hours=HORIZON_HOURS)
+    # The bytes as they are: a dictionary of arrays for each row would take most of the time.
+    rows = (
+        profiles_in(generation, viewer)
+        .filter(desktop_user__is_located=True, desktop_user__is_predicted=True)
+        .annotate(packed=ExpressionWrapper(F("location"), output_field=BinaryField()))
+        .values_list("packed", flat=True)
+    )
+    located = (bytes(each) for each in rows.iterator(chunk_size=READ_AT_ONCE) if each != NOWHERE)
+    while some := list(islice(located, READ_AT_ONCE)):
+        found.add(*unpack_rows(some))
+    return found.shown(k=settings.K_ANONYMITY)
+
+
+def fleet_rows(ahead: PeopleByPlace) -> list[FleetRow]:
+    """With the places' names, most people of the week first; those never shown are left out."""
+    sites = {site.code: site for site in Site.objects.filter(code__in=ahead.places)}
+    rows = [
+        _fleet_row(sites.get(code), people)
+        for code, people in zip(ahead.places, ahead.expected.T, strict=True)
+        if np.isfinite(people).any()
+    ]
+    rows.sort(key=lambda row: -np.nansum(row.people))
+    return [*rows, FleetRow(OTHERS, None, ahead.others)] if ahead.people else []
+
+
+def _fleet_row(site: Site | None, people: FloatArray) -> FleetRow:
+    """A place that is no site is elsewhere, or a site that was deleted since."""
+    if site is None:
+        return FleetRow(ELSEWHERE, None, people)
+    return FleetRow(site.label, SitePoint(site.label, site.latitude, site.longitude), people)

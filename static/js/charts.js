@@ -2,7 +2,8 @@
 //   <div data-figure="/profiles/7/map.json" data-topojson="/static/vendor/topojson/">
 // The server makes figures for light pages; colours are exchanged for a dark one. Plotly's own
 // slider cannot be reached with the keyboard, so a real one takes its place:
-//   <input type="range" data-slider-for="id-of-the-chart">, <output data-slider-output="…">
+//   <input type="range" data-slider-for="id-of-the-chart">, <output data-slider-output="…">,
+//   <table data-slider-table="…"> with a row for each number of a step
 "use strict";
 (() => {
   const DARK = {
@@ -75,10 +76,22 @@
       const label = `${step.label}${prefix.suffix}`;
       output.textContent = label;
       slider.setAttribute("aria-valuetext", label);
+      tell(element, step.table ?? []);
       Plotly.update(element, ...step.args);
     };
     slider.oninput = show;
     show();
+  }
+
+  // The same numbers as a table, one row for each; a row without a number is not shown.
+  function tell(element, numbers) {
+    const rows = document.querySelectorAll(`[data-slider-table="${element.id}"] tbody tr`);
+    rows.forEach((row, i) => {
+      if (numbers[i] === undefined) return;
+      const words = numbers[i] ?? row.dataset.unsaid;
+      row.lastElementChild.textContent = words ?? "";
+      row.hidden = words === undefined;
+    });
   }
 
   async function load(element) {

@@ -16,6 +16,7 @@ LISTS = (
     "/desktops/",
     "/plan/",
     "/transitions/",
+    "/whereabouts/",
     "/accuracy/",
     "/sources/",
     "/sources/quarantine/",

@@ -29,6 +29,7 @@ BASELINE = {
     "/plan/": 11,
     "/transitions/": 9,
     "/accuracy/": 8,
+    "/whereabouts/": 9,
     "/sources/": 10,
     "/sources/quarantine/": 9,
     "/api/v1/datasets/": 6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -181,3 +182,114 @@ def test_a_persons_page_asks_as_often_in_a_large_pool_as_in_a_small_one(rows: Ro
             foretell(desktop, rows, days_ago=2)
         counts.append(queries(client, f"/people/{desktop.desktop_user_id}/"))
     assert counts[0] == counts[1]
+
+
+def fleet_page(client: Client, query: str = "") -> str:
+    response = client.get(f"/whereabouts/{query}")
+    assert response.status_code == 200
+    return " ".join(response.content.decode().split())
+
+
+def row(place: str, people: str) -> str:
+    return f'<td>{place}</td><td class="text-end text-nowrap">{people}</td>'
+
+
+def test_the_fleets_page_adds_up_where_people_are_expected(rows: Rows) -> None:
+    rows.add_people(6)
+    text = fleet_page(signed_in(rows))
+    assert row("Paris", "4.2") in text
+    assert row("Elsewhere, at no known site", "1.8") in text
+    assert "the sum of the probabilities of 6 people in your pools" in text
+    assert "forecast from what was known at" in text and "by test" in text
+
+
+def test_the_fleets_page_shows_the_hour_that_is_asked_for(rows: Rows) -> None:
+    rows.add_people(6)
+    location = {"paris": [0.5] * 24 + [1.0] * 144, "lyon": [0.5] * 24 + [0.0] * 144}
+    ResourceDemandProfile.objects.update(location=location)
+    client = signed_in(rows)
+    assert row("Paris", "3.0") in fleet_page(client)
+    later = fleet_page(client, "?hour=30")
+    assert row("Paris", "6.0") in later and "Tue 3 Mar 2026 14:00 UTC" in later
+    Dataset.objects.update(as_of=AS_OF + 30 * HOUR)
+    assert row("Paris", "6.0") in fleet_page(client)
+
+
+@pytest.mark.parametrize(
+    "query", ["?hour=-1", "?hour=168", "?hour=x", "?dataset=%00", "?dataset=no"]
+)
+def test_an_hour_or_a_data_set_there_is_not_asks_for_none(rows: Rows, query: str) -> None:
+    rows.add_people(6)
+    assert row("Paris", "4.2") in fleet_page(signed_in(rows), query)
+
+
+def test_a_place_of_few_people_is_not_shown_on_the_fleets_page(rows: Rows) -> None:
+    people = rows.add_people(16)
+    lyon = {"lyon": [1.0] * 168}
+    few = [desktop.desktop_user_id for desktop in people[:3]]
+    ResourceDemandProfile.objects.filter(desktop_user__in=few).update(location=lyon)
+    client = signed_in(rows)
+    text = fleet_page(client)
+    assert "Lyon" not in text and row("Paris", "9.1") in text
+    assert "fewer than 5 people" in text
+    figure = figure_of(client, rows)
+    assert "Lyon" not in str(figure)
+    # Elsewhere has enough of its own, and hides so that Lyon cannot be had by subtraction.
+    assert figure["layout"]["sliders"][0]["steps"][0]["table"] == ["9.1", "6.9"]
+
+
+def figure_of(client: Client, rows: Rows) -> dict[str, Any]:
+    answer = client.get(f"/whereabouts/{rows.generation.pk}/map.json")
+    assert answer.status_code == 200
+    figure: dict[str, Any] = answer.json()["figure"]
+    return figure
+
+
+def test_the_map_says_what_the_table_says_at_every_hour(rows: Rows) -> None:
+    rows.add_people(6)
+    client = signed_in(rows)
+    (slider,) = figure_of(client, rows)["layout"]["sliders"]
+    assert len(slider["steps"]) == 168
+    step = slider["steps"][30]
+    assert step["label"] == "Tue 03 Mar 14:00" and step["table"] == ["4.2", "1.8", "0.0"]
+    assert step["args"][0]["text"] == [["Paris: 4.2 people"]]
+    assert step["args"][0]["marker.size"] == [[4.2]]
+
+
+def test_whoever_opted_out_is_not_counted(rows: Rows) -> None:
+    people = rows.add_people(7)
+    gone = DesktopUser.objects.filter(pk=people[0].desktop_user_id)
+    gone.update(is_located=False)
+    client = signed_in(rows)
+    assert row("Paris", "4.2") in fleet_page(client)
+    gone.update(is_located=True)
+    assert row("Paris", "4.9") in fleet_page(client)
+    ResourceDemandProfile.objects.filter(desktop_user__in=gone).update(location={})
+    assert row("Paris", "4.2") in fleet_page(client)
+
+
+def test_people_of_other_pools_are_not_counted(rows: Rows) -> None:
+    people = rows.add_people(12)
+    other = Pool.objects.create(dataset=rows.dataset, name="other", label="Other")
+    moved = [desktop.desktop_user_id for desktop in people[:6]]
+    ResourceDemandProfile.objects.filter(desktop_user__in=moved).update(pool=other)
+    assert row("Paris", "4.2") in fleet_page(signed_in(rows))
+    assert row("Paris", "8.4") in fleet_page(signed_in(rows, "admin", name="ada"))
+
+
+def test_a_stranger_sees_nothing_of_a_fleet(rows: Rows) -> None:
+    rows.add_people(6)
+    stranger = signed_in(make_rows("other"), name="sven")
+    text = fleet_page(stranger, f"?dataset={rows.dataset.name}")
+    assert "Paris" not in text and "Fleet test" not in text
+    assert stranger.get(f"/whereabouts/{rows.generation.pk}/map.json").status_code == 404
+    assert "No pool to see" in fleet_page(signed_in(rows, "none", name="nora"))
+
+
+def test_a_fleet_without_forecast_or_places_says_so(rows: Rows) -> None:
+    client = signed_in(rows)
+    assert "Nobody's whereabouts are forecast" in fleet_page(client)
+    assert figure_of(client, rows)["data"][0]["lat"] == []
+    Generation.objects.update(state=Generation.State.FAILED)
+    assert "No forecast yet" in fleet_page(client)
+    assert client.get(f"/whereabouts/{rows.generation.pk}/map.json").status_code == 404

@@ -117,7 +117,7 @@ def test_the_map_sizes_its_markers_by_probability_at_each_step(profile):
     figure = location_map_figure(profile, sites=sites, time_zone=ZONE, source="simulated")
     (trace,) = figure["data"]
     (slider,) = figure["layout"]["sliders"]
-    assert len(slider["steps"]) == 28
+    assert len(slider["steps"]) == 48 + 20
     assert slider["steps"][0]["label"] == "Mon 26 Feb 01:00"
     order = trace["lat"]
     first, last = (slider["steps"][i]["args"][0]["marker.size"][0] for i in (0, -1))
