@@ -178,7 +178,7 @@ class Ground:
     def labels(self) -> dict[str, str]:
         return {site.code: site.label for site in self.sites}
 
-    def p_site(self, location: Location, hours: Iterable[slice]) -> FloatArray:
+    def p_site(self, location: Location, hours: Sequence[slice]) -> FloatArray:
         """Mean probability of each site over some hours, shape (len(hours), n_sites)."""
         means = [
             [
@@ -187,9 +187,9 @@ class Ground:
             ]
             for some in hours
         ]
-        return np.array(means).reshape(-1, len(self.sites))
+        return np.array(means).reshape(len(hours), len(self.sites))
 
-    def outlook(self, location: Location, hours: Iterable[slice]) -> RegionOutlook:
+    def outlook(self, location: Location, hours: Sequence[slice]) -> RegionOutlook:
         """Shape (len(hours), n_regions)."""
         p_site = self.p_site(location, hours)
         return region_outlook(p_site, self.trips.rtt_ms, slo_rtt_ms=self.slo_rtt_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -11,6 +12,7 @@ from desktops.api.serializers import (
     BriefDatasetSerializer,
     BriefDesktopSerializer,
     BriefPersonSerializer,
+    BriefRegionSerializer,
 )
 from forecasting.fields import shortened
 from forecasting.models import Generation, ResourceDemandProfile
@@ -126,6 +128,61 @@ class ProfileSerializer(BriefProfileSerializer):
             "p_active",
             "location",
         )
+
+
+@extend_schema_field(
+    {"type": "array", "items": {"type": "number", "nullable": True}, "minItems": 168}
+)
+class KnownHoursSerializer(serializers.Field):
+    """Numbers by hour, null where nothing can be said."""
+
+    def to_representation(self, value: Any) -> Any:
+        return [round(each, 4) if isfinite(each) else None for each in value.tolist()]
+
+
+class RegionAheadSerializer(serializers.Serializer):
+    """One region. `rtt_ms`: expected round trip over the places whose round trip is known.
+    `within`: how likely it is within the SLO, at least. `known`: for which share of probability a
+    round trip is known."""
+
+    region = BriefRegionSerializer()
+    rtt_ms = KnownHoursSerializer()
+    within = KnownHoursSerializer()
+    known = KnownHoursSerializer()
+
+
+class RegionsAheadSerializer(serializers.Serializer):
+    """Hour h of every array begins at `starts_at` + h hours."""
+
+    starts_at = serializers.DateTimeField()
+    slo_rtt_ms = serializers.FloatField()
+    regions = RegionAheadSerializer(many=True)
+
+
+class WhichDatasetSerializer(serializers.Serializer):
+    dataset = serializers.SlugField()
+
+
+class PeopleAtSerializer(serializers.Serializer):
+    """`site`: its code, or `elsewhere`. `people`: null where the place is one of the others."""
+
+    site = serializers.CharField()
+    people = KnownHoursSerializer()
+
+
+class FleetAheadSerializer(serializers.Serializer):
+    """Hour h of every array begins at the generation's `as_of` + h hours.
+
+    The expected number is the sum of the probabilities of `total` people to be there. Places where
+    fewer than `k_anonymity` people may be are counted in `others` alone, which is null where even
+    that would say too much.
+    """
+
+    generation = BriefGenerationSerializer()
+    total = serializers.IntegerField()
+    k_anonymity = serializers.IntegerField()
+    sites = PeopleAtSerializer(many=True)
+    others = KnownHoursSerializer()
 
 
 class ExportSerializer(serializers.Serializer):

@@ -155,6 +155,15 @@ def test_only_regions_the_desktop_could_run_in_are_listed(rows: Rows) -> None:
     assert "<td>West" in text and "East <span" in text  # where it runs is shown in any case
 
 
+def test_of_somebody_who_is_expected_elsewhere_no_round_trip_is_known(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    ResourceDemandProfile.objects.update(location={"elsewhere": [1.0] * 168})
+    text = page_of(signed_in(rows), desktop)
+    assert "<strong>100 %</strong> elsewhere" in text
+    assert '<strong>—</strong><div class="text-secondary small">0 % within' in text
+    assert "not known 100 %" in text
+
+
 def test_somebody_who_is_not_to_be_located_has_no_places(rows: Rows) -> None:
     desktop = rows.add_people(1)[0]
     ResourceDemandProfile.objects.update(location={})
@@ -293,3 +302,46 @@ def test_a_fleet_without_forecast_or_places_says_so(rows: Rows) -> None:
     Generation.objects.update(state=Generation.State.FAILED)
     assert "No forecast yet" in fleet_page(client)
     assert client.get(f"/whereabouts/{rows.generation.pk}/map.json").status_code == 404
+
+
+def test_programs_read_how_many_people_are_expected_where(rows: Rows) -> None:
+    people = rows.add_people(16)
+    few = [desktop.desktop_user_id for desktop in people[:3]]
+    ResourceDemandProfile.objects.filter(desktop_user__in=few).update(location={"lyon": [1] * 168})
+    client = signed_in(rows)
+    told = client.get("/api/v1/whereabouts/?dataset=test").json()
+    assert (told["total"], told["k_anonymity"]) == (16, 5)
+    assert told["generation"]["id"] == rows.generation.pk
+    assert told["sites"] == [{"site": "paris", "people": [9.1] * 168}]
+    assert told["others"] == [6.9] * 168
+
+
+def test_programs_are_told_what_is_wrong_with_what_they_asked(rows: Rows) -> None:
+    client = signed_in(rows)
+    assert "dataset" in client.get("/api/v1/whereabouts/").json()
+    assert client.get("/api/v1/whereabouts/").status_code == 400
+    assert client.get("/api/v1/whereabouts/?dataset=no").status_code == 404
+    stranger = signed_in(make_rows("other"), name="sven")
+    assert stranger.get("/api/v1/whereabouts/?dataset=test").status_code == 404
+    assert Client().get("/api/v1/whereabouts/?dataset=test").status_code in (401, 403)
+
+
+def test_programs_read_how_far_the_regions_will_be(rows: Rows) -> None:
+    rows.add_people(1)
+    RoundTrip.objects.create(site=rows.sites[0], region=rows.east, rtt_ms=42, source="measured")
+    profile = ResourceDemandProfile.objects.get().pk
+    told = signed_in(rows).get(f"/api/v1/profiles/{profile}/regions/").json()
+    assert told["slo_rtt_ms"] == 60
+    east = next(each for each in told["regions"] if each["region"]["name"] == "east")
+    assert (east["rtt_ms"], east["within"], east["known"]) == ([42] * 168, [0.7] * 168, [0.7] * 168)
+    assert Look.objects.filter(viewer="vera", what=Look.What.WHEREABOUTS).count() == 1
+    stranger = signed_in(make_rows("other"), name="sven")
+    assert stranger.get(f"/api/v1/profiles/{profile}/regions/").status_code == 404
+
+
+def test_programs_learn_nothing_of_somebody_without_places(rows: Rows) -> None:
+    rows.add_people(1)
+    ResourceDemandProfile.objects.update(location={})
+    profile = ResourceDemandProfile.objects.get().pk
+    told = signed_in(rows).get(f"/api/v1/profiles/{profile}/regions/").json()
+    assert [each["rtt_ms"] for each in told["regions"]] == [[], []]
