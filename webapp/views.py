@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -20,7 +20,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 from desktops import selectors as fleet
 from desktops.errors import NotPermitted
-from desktops.models import Dataset, Desktop, DesktopUser, Look, Pool
+from desktops.models import Dataset, Desktop, DesktopUser, Look
 from desktops.notices import AHEAD, notices_about
 from desktops.pages import live, render_page
 from desktops.services.looks import note_looks
@@ -34,9 +34,6 @@ from migration import selectors as moves
 from migration.models import Plan, Recommendation, Transition
 from migration.services.plans import request_plan
 from webapp.figures import fleet_map_figure
-
-if TYPE_CHECKING:
-    from desktops.selectors import Viewer
 
 AWAITING_SHOWN = 6
 EVENTS_SHOWN = 15
@@ -154,7 +151,7 @@ def _subject_page(
         ),
     }
     if profile and profile.location:
-        context |= _whereabouts(viewer, profile, pool=subject.pool, desktop=desktop, clock=clock)
+        context |= _whereabouts(request, profile, person=person, desktop=desktop, clock=clock)
     if desktop is not None:
         context |= {
             "recommendation": moves.open_recommendation(viewer, desktop=desktop),
@@ -175,30 +172,32 @@ def _resources(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
 
 
 def _whereabouts(
-    viewer: Viewer,
+    request: HttpRequest,
     profile: ResourceDemandProfile,
     *,
-    pool: Pool,
+    person: DesktopUser | None,
     desktop: Desktop | None,
     clock: datetime,
 ) -> dict[str, Any]:
     """Where they will be, in words, and how far the regions are from there."""
     gone = places.hours_gone(profile, clock=clock)
-    if gone == HORIZON_HOURS:
-        return {"is_over": True}
+    if person is None or gone == HORIZON_HOURS:
+        return {"is_over": gone == HORIZON_HOURS}
+    rest = "7 days" if gone == 0 else f"{HORIZON_HOURS - gone} hours"
     periods = [
-        ("The present hour", slice(gone, gone + 1)),
-        ("The next 24 hours", slice(gone, gone + 24)),
-        ("The next 7 days" if gone == 0 else "The rest of the week", slice(gone, None)),
+        ("Now", slice(gone, gone + 1)),
+        ("24 hours", slice(gone, gone + 24)),
+        (rest, slice(gone, None)),
     ]
-    ground = places.ground_of(viewer, pool=pool, desktop=desktop, location=profile.location)
+    viewer, location = request.user, profile.location
+    ground = places.ground_of(viewer, pool=person.pool, desktop=desktop, location=location)
     hours = [some for _, some in periods]
     return {
         "periods": [title for title, _ in periods],
         "places": _places(profile, periods, ground.labels),
         "stays": places.stays_ahead(viewer, profile, labels=ground.labels, clock=clock),
         "least_kept": places.LEAST_KEPT,
-        "regions": places.regions_ahead(ground, profile.location, desktop=desktop, hours=hours),
+        "regions": places.regions_ahead(ground, location, desktop=desktop, hours=hours),
     }
 
 

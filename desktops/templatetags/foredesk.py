@@ -171,9 +171,15 @@ def _time(at: datetime | None, form: str) -> SafeString | str:
 
 
 @register.filter
-def weekday(at: datetime | None, zone: str) -> str:
-    """The day and time of day somewhere, where the zone is named beside it: "Mon 2 Mar 09:55"."""
+def wall_clock(at: datetime | None, zone: str) -> str:
+    """The day and time somewhere, where the zone is named beside it: "Mon 2 Mar 09:55"."""
     return NONE if at is None else f"{at.astimezone(zone_named(zone)):%a %-d %b %H:%M}"
+
+
+@register.filter
+def weekday(at: datetime | None, zone: str) -> str:
+    """The same of a day in the week ahead: "Mon 09:55"."""
+    return NONE if at is None else f"{at.astimezone(zone_named(zone)):%a %H:%M}"
 
 
 @register.filter

@@ -12,6 +12,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from desktops.clouds.registry import get_cloud
+from desktops.core.geo import LAST_MILE_MS
 from desktops.models import (
     Activity,
     DesktopUser,
@@ -19,6 +21,7 @@ from desktops.models import (
     FlavorPrice,
     Notice,
     Pool,
+    Region,
     RegionLink,
     RoundTrip,
     Site,
@@ -32,6 +35,7 @@ from forecasting.services import forecasts
 from forecasting.services.forecasts import run_forecast
 from migration.errors import NotDecidable, NotPossible
 from migration.models import Plan, Recommendation, Transition
+from migration.plan_input import FARTHEST_RTT_MS, read_plan_input
 from migration.services.confirming import confirm_seen
 from migration.services.decisions import approve_recommendation
 from migration.services.plans import expire_recommendations, make_plan
@@ -372,3 +376,22 @@ def test_a_persons_page_tells_how_their_forecast_was_made_and_how_one_turned_out
     stranger.force_login(get_user_model().objects.create_user("eve", password="x"))
     for address in ("components/cpu_cores.json", "earlier/cpu_cores.json"):
         assert stranger.get(f"{base}/{address}").status_code in (403, 404)
+
+
+def test_a_round_trip_nobody_entered_is_estimated_where_coordinates_are_known(fleet: Fleet) -> None:
+    RoundTrip.objects.filter(site__code="seattle").delete()
+    RoundTrip.objects.filter(site__code="boston", region=fleet.east).delete()
+    Region.objects.filter(pk=fleet.east.pk).update(latitude=40, longitude=-71)
+    given = read_plan_input(
+        fleet.dataset,
+        fleet.plan().generation,
+        wall=timezone.now(),
+        clouds=get_cloud,
+        sample_paths=lambda desktops, sites: None,
+    )
+    assert [site.code for site in given.sites] == ["boston", "seattle"]
+    assert [region.name for region in given.regions] == ["east", "west"]
+    (boston_east, boston_west), (seattle_east, seattle_west) = given.tables.rtt_ms.tolist()
+    assert (boston_east, boston_west) == (LAST_MILE_MS, 180)
+    assert LAST_MILE_MS < seattle_east < FARTHEST_RTT_MS
+    assert seattle_west == FARTHEST_RTT_MS

@@ -84,6 +84,9 @@ def test_times_say_their_zone() -> None:
     assert "08:05:09 UTC" in filters.utc_seconds(AT)
     assert filters.in_zone(AT, "Europe/Paris") == "Mon 09:05 Europe/Paris"
     assert filters.in_zone(AT, "Mars/Olympus") == ""
+    assert filters.wall_clock(AT, "Europe/Paris") == "Mon 2 Mar 09:05"
+    assert filters.weekday(AT, "Europe/Paris") == "Mon 09:05"
+    assert filters.wall_clock(None, "UTC") == filters.weekday(None, "UTC") == "—"
     assert filters.utc(None) == "—"
 
 
