@@ -30,6 +30,7 @@ from forecasting.charts import UNITS
 from forecasting.core.profiles import HORIZON_HOURS
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.services.forecasts import request_forecast
+from forecasting.what_if import TripForm, what_if
 from migration import selectors as moves
 from migration.models import Plan, Recommendation, Transition
 from migration.services.plans import request_plan
@@ -159,7 +160,10 @@ def _subject_page(
             "shadows": moves.shadows_for(viewer).filter(desktop=desktop).order_by("-created_at"),
         }
     section = "people" if person else "desktops"
-    return render_page(request, "subject.html", context, section=section)
+    page = render_page(request, "subject.html", context, section=section)
+    if (form := context.get("trip_form")) and form.errors:
+        page.status_code = 400
+    return page
 
 
 def _resources(profile: ResourceDemandProfile) -> list[dict[str, Any]]:
@@ -179,7 +183,8 @@ def _whereabouts(
     desktop: Desktop | None,
     clock: datetime,
 ) -> dict[str, Any]:
-    """Where they will be, in words, and how far the regions are from there."""
+    """Where they will be, in words, how far the regions are from there, and what a trip would
+    change."""
     gone = places.hours_gone(profile, clock=clock)
     if person is None or gone == HORIZON_HOURS:
         return {"is_over": gone == HORIZON_HOURS}
@@ -190,7 +195,15 @@ def _whereabouts(
         (rest, slice(gone, None)),
     ]
     viewer, location = request.user, profile.location
-    ground = places.ground_of(viewer, pool=person.pool, desktop=desktop, location=location)
+    form = TripForm(request.GET, viewer=viewer, profile=profile, time_zone=person.time_zone)
+    trip = form.cleaned_data if form.is_valid() else None
+    ground = places.ground_of(
+        viewer,
+        pool=person.pool,
+        desktop=desktop,
+        location=location,
+        also=[trip["site"].code] if trip else [],
+    )
     hours = [some for _, some in periods]
     return {
         "periods": [title for title, _ in periods],
@@ -198,6 +211,8 @@ def _whereabouts(
         "stays": places.stays_ahead(viewer, profile, labels=ground.labels, clock=clock),
         "least_kept": places.LEAST_KEPT,
         "regions": places.regions_ahead(ground, location, desktop=desktop, hours=hours),
+        "trip_form": form,
+        "what_if": what_if(profile, ground, trip) if trip else None,
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from django.db import connection
 from django.test import Client
@@ -17,6 +19,7 @@ from desktops.models import (
     DesktopUser,
     FlavorPrice,
     Look,
+    Notice,
     Pool,
     RoundTrip,
 )
@@ -345,3 +348,92 @@ def test_programs_learn_nothing_of_somebody_without_places(rows: Rows) -> None:
     profile = ResourceDemandProfile.objects.get().pk
     told = signed_in(rows).get(f"/api/v1/profiles/{profile}/regions/").json()
     assert [each["rtt_ms"] for each in told["regions"]] == [[], []]
+
+
+def trip(site: str, start: str, until: str) -> str:
+    return f"?trip-site={site}&trip-start={start}&trip-until={until}"
+
+
+# On the clock of Paris; the forecast begins on Monday 2 March at nine there.
+TO_LYON = trip("lyon", "2026-03-03T09:00", "2026-03-05T18:00")
+
+
+def cells(text: str, table: str) -> list[list[str]]:
+    """The rows of a table as words."""
+    body = text.split(f'id="{table}"')[1].split("<tbody>")[1].split("</tbody>")[0]
+    return [
+        [re.sub(r"<[^>]+>", " ", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", each)]
+        for each in body.split("</tr>")[:-1]
+    ]
+
+
+def test_a_trip_that_nobody_announced_shows_what_it_would_change(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    for site, rtt_ms in zip(rows.sites, (20, 200), strict=True):
+        RoundTrip.objects.create(site=site, region=rows.east, rtt_ms=rtt_ms, source="table")
+    text = page_of(signed_in(rows), desktop, TO_LYON)
+    places = cells(text, "what-if-places")
+    (lyon, before, after), (paris, *at_home) = places[0], next(p for p in places if p[0] == "Paris")
+    assert (lyon, before, paris, at_home[0]) == ("Lyon", "0 %", "Paris", "70 %")
+    assert int(after.split()[-2]) > 80 and int(at_home[1].split()[-2]) < 20
+    east = next(row for row in cells(text, "what-if-regions") if row[0] == "East")
+    assert east[1].split()[:2] == ["20", "ms"] and int(east[2].split()[0]) > 150
+    assert "Nothing of this is stored" in text
+    assert "Tue 3 Mar 09:00 \N{EN DASH} Thu 5 Mar 18:00" in text
+
+
+def test_asking_what_if_stores_nothing(rows: Rows) -> None:
+    desktop, client = rows.add_people(1)[0], signed_in(rows)
+    before = page_of(client, desktop)
+    page_of(client, desktop, TO_LYON)
+    assert not Notice.objects.exists()
+    location = ResourceDemandProfile.objects.get().location
+    assert sorted(location) == ["elsewhere", "paris"] and set(location["paris"]) == {
+        np.float32(0.7)
+    }
+    assert page_of(client, desktop).count("70 %") == before.count("70 %")
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "words"),
+    [
+        (trip("oslo", "2026-03-03T09:00", "2026-03-04T09:00"), "site", "There is no such site."),
+        (trip("", "2026-03-03T09:00", "2026-03-04T09:00"), "site", "This field is required."),
+        (trip("lyon", "yesterday", "2026-03-04T09:00"), "start", "Enter a valid date/time."),
+        (trip("lyon", "2026-03-03T09:00", ""), "until", "This field is required."),
+        (trip("lyon", "2026-03-03T09:00", "2026-03-03T09:00"), "until", "after the beginning"),
+        (trip("lyon", "2026-03-03T09:00", "2026-03-09T09:01"), "until", "The forecast reaches"),
+        (trip("lyon", "2026-03-02T08:59", "2026-03-03T09:00"), "start", "The forecast reaches"),
+        ("?trip-site=lyon", "start", "This field is required."),
+        (trip("%00", "%00", "9999999-01-01T00:00"), "until", "Enter a valid date/time."),
+    ],
+)
+def test_a_trip_that_makes_no_sense_is_refused_by_the_field(
+    rows: Rows, query: str, field: str, words: str
+) -> None:
+    desktop = rows.add_people(1)[0]
+    response = signed_in(rows).get(f"/people/{desktop.desktop_user_id}/{query}")
+    assert response.status_code == 400
+    text = " ".join(response.content.decode().split())
+    error = text.split(f'id="id_trip-{field}-error"')[1].split("</div>")[0]
+    assert words in error
+    assert 'id="what-if-places"' not in text
+
+
+def test_a_trip_of_the_whole_week_can_be_asked_about(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    week = trip("lyon", "2026-03-02T09:00", "2026-03-09T09:00")
+    assert cells(page_of(signed_in(rows), desktop, week), "what-if-places")[0][0] == "Lyon"
+
+
+def test_those_who_may_announce_are_told_how(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    assert "/api/v1/notices/" not in page_of(signed_in(rows), desktop, TO_LYON)
+    operator = signed_in(rows, "operator", name="otto")
+    assert "POST /api/v1/notices/?dataset=test" in page_of(operator, desktop, TO_LYON)
+
+
+def test_no_trip_is_foretold_of_somebody_who_is_not_to_be_located(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    ResourceDemandProfile.objects.update(location={})
+    assert "what-if" not in page_of(signed_in(rows), desktop, TO_LYON)
