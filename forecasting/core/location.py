@@ -44,7 +44,7 @@ from forecasting.errors import InvalidHistory
 ELSEWHERE_KEY = "elsewhere"
 # Past moments to learn from, and how much of what followed; more adds seconds, not accuracy.
 LESSONS = 12
-MOST_CASES = 20_000
+MOST_CASES, MOST_PEOPLE = 20_000, 1500
 BAND_ENDS_H = np.array([6.0, 24.0])
 # Before any evidence: somewhere new is a rare guess, and who settled in a new place has moved.
 NEW_PLACE_LOGIT, MOVED_LOGIT = -3.0, 12.0
@@ -245,14 +245,19 @@ class LocationModel:
         elsewhere = np.zeros(len(user))
         if not len(case):
             return case, pair, np.empty(0), elsewhere
-        known = np.maximum(user, 0)
-        hour = self.knowledge.clocks.hour_of_week(known, at_s)
-        weight = self.gate.weights(self.knowledge.circumstances(known, at_s, hour))
+        seen_case = np.flatnonzero(user >= 0)
+        row_of = np.zeros(len(user), dtype=np.int64)
+        row_of[seen_case] = np.arange(len(seen_case))
+        guess, circumstances = self.knowledge.guesses(
+            user[seen_case], at_s[seen_case], row_of[case], pair
+        )
+        weight = np.zeros((len(user), len(GUESSES)))
+        weight[seen_case] = self.gate.weights(circumstances)
         if self.announced is not None:
-            weight = self._leaving(self.announced, weight, known, at_s)
-        guess = self.knowledge.guesses(pair, hour[case])
+            weight = self._leaving(self.announced, weight, np.maximum(user, 0), at_s)
         probability = np.einsum("rg,rg->r", guess, weight[case])
         total = np.bincount(case, probability, len(user)) + weight[:, ELSEWHERE]
+        total[user < 0] = 1.0
         probability, elsewhere = probability / total[case], weight[:, ELSEWHERE] / total
         place = self.knowledge.pair_place[pair]
         if self.announced is not None:
@@ -317,8 +322,10 @@ def _no_rows() -> tuple[IntArray, IntArray]:
 
 def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
     """Ask at earlier moments where people were found afterwards, and fit the weights to that."""
-    lessons = [_lesson(sightings, moment) for moment in _moments(sightings, until_s)]
-    circumstances, guesses, importance = (
+    sightings = sightings.of_some(MOST_PEOPLE)
+    moments = _moments(sightings, until_s)
+    lessons = [_lesson(sightings, each, most=2 * MOST_CASES // len(moments)) for each in moments]
+    circumstances, guesses, importance, person = (
         np.concatenate(parts) for parts in zip(*lessons, strict=True)
     )
     prior = np.zeros((N_CIRCUMSTANCES, len(GUESSES)))
@@ -327,8 +334,8 @@ def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
     if len(importance) > MOST_CASES:
         chosen = np.linspace(0, len(importance) - 1, MOST_CASES).astype(np.int64)
         circumstances, guesses = circumstances[chosen], guesses[chosen]
-        importance = importance[chosen]
-    return fit_gate(circumstances, guesses, importance, prior=prior)
+        importance, person = importance[chosen], person[chosen]
+    return fit_gate(circumstances, guesses, importance, prior=prior, group=person)
 
 
 def _moments(sightings: Sightings, until_s: float) -> FloatArray:
@@ -346,8 +353,11 @@ def _moments(sightings: Sightings, until_s: float) -> FloatArray:
     return result
 
 
-def _lesson(sightings: Sightings, moment_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Circumstances, guesses of what then happened, and importance of each sighting after.
+def _lesson(
+    sightings: Sightings, moment_s: float, *, most: int
+) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
+    """Circumstances, guesses of what then happened, importance and person of the sightings in the
+    week after a moment, or of so many of them.
 
     As a person's week counts as much as another's, and the next hours as much as the next days,
     the sightings of one person in one band share one unit of importance.
@@ -356,27 +366,21 @@ def _lesson(sightings: Sightings, moment_s: float) -> tuple[FloatArray, FloatArr
     lead_h = (sightings.at_s - moment_s) / HOUR_S
     after = np.flatnonzero((lead_h > 0) & (lead_h <= HOURS_PER_WEEK))
     after = after[knowledge.n_seen[sightings.user[after]] > 0]
-    user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
-    pair = _find_pairs(knowledge, user, place, sightings.n_places)
-    hour = knowledge.clocks.hour_of_week(user, at_s)
-    guesses = np.zeros((len(user), len(GUESSES)))
-    found = pair >= 0
-    guesses[found] = knowledge.guesses(pair[found], hour[found])
-    guesses[~found, ELSEWHERE] = 1.0
     band = np.searchsorted(BAND_ENDS_H, lead_h[after])
-    cell = user * (len(BAND_ENDS_H) + 1) + band
-    _, cell = np.unique(cell, return_inverse=True)
-    importance = 1.0 / np.bincount(cell)[cell] if len(cell) else np.empty(0)
-    return knowledge.circumstances(user, at_s, hour), guesses, importance
-
-
-def _find_pairs(knowledge: Knowledge, user: IntArray, place: IntArray, n_places: int) -> IntArray:
-    """The pair of each person and place, -1 where the person was never seen there."""
-    keys = knowledge.pair_user * n_places + knowledge.pair_place
-    wanted = user * n_places + place
-    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-    found: IntArray = np.where(keys[at] == wanted, at, -1) if len(keys) else wanted * 0 - 1
-    return found
+    cell = sightings.user[after] * (len(BAND_ENDS_H) + 1) + band
+    _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
+    importance = 1.0 / count[cell]
+    if len(after) > most:
+        chosen = np.linspace(0, len(after) - 1, most).astype(np.int64)
+        after, importance = after[chosen], importance[chosen]
+    user, place, at_s = sightings.user[after], sightings.place[after], sightings.at_s[after]
+    case, pair = knowledge.rows(user)
+    every, circumstances = knowledge.guesses(user, at_s, case, pair)
+    happened = np.flatnonzero(knowledge.pair_place[pair] == place[case])
+    guesses = np.zeros((len(user), len(GUESSES)))
+    guesses[:, ELSEWHERE] = 1.0
+    guesses[case[happened]] = every[happened]
+    return circumstances, guesses, importance, user
 
 
 def _fleet_habit(knowledge: Knowledge, n_places: int) -> FloatArray:

@@ -77,7 +77,7 @@ class Product:
             self.model,
             users={number: number for number in np.unique(seen.user).tolist()},
             places=tuple(range(seen.n_places)),
-            knowledge=Knowledge.of(seen, moment_s),
+            knowledge=Knowledge.of(seen, moment_s, togetherness=self.model.knowledge.togetherness),
         )
 
 

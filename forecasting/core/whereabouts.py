@@ -13,7 +13,9 @@ from datetime import UTC, tzinfo
 
 import numpy as np
 
+from forecasting.core.analogues import Analogues
 from forecasting.core.arrays import FloatArray, IntArray
+from forecasting.core.daybook import DAY_HOURS, Daybook
 from forecasting.core.timeline import DAY_S, wall_seconds
 
 HOUR_S = 3600
@@ -28,20 +30,23 @@ GUESSES = (
     "hour of week",
     "hour of week lately",
     "usual place of the hour",
+    "days like this",
     "elsewhere",
 )
-STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, LATELY, USUAL, ELSEWHERE = range(len(GUESSES))
+STAY, RETURN, DAYS, WEEKS, ALWAYS, HABIT, LATELY, USUAL, LIKE, ELSEWHERE = range(len(GUESSES))
 # Hours seen in one place that make it a place to live in.
 SETTLED_HOURS = 100.0
 # The first two circumstances: always one, and settled where they hardly were before.
-CONSTANT, MOVED, N_CIRCUMSTANCES = 0, 1, 19
+CONSTANT, MOVED, N_CIRCUMSTANCES = 0, 1, 28
 HALF_LIFE_DAYS = {DAYS: 2.0, WEEKS: 15.0, ALWAYS: 365.0}
-HABIT_HALF_LIFE_DAYS = {HABIT: 60.0, LATELY: 10.0}
+HABIT_HALF_LIFE_DAYS = {HABIT: 180.0, LATELY: 10.0}
 # A habit to this power leaves hardly anything but the likeliest place.
 SHARPNESS = 4.0
 # Observations that a coarser habit counts for: all hours for an hour of the day, and that for an
 # hour of the week.
-BACKOFF = 2.0
+BACKOFF = 1.0
+# So many days alike are many.
+MANY_DAYS = 40.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Clocks:
     zones: tuple[tzinfo, ...] = (UTC,)
     of_user: IntArray | None = None
 
-    def hour_of_week(self, user: IntArray, at_s: FloatArray) -> IntArray:
-        """On the wall of each person, Monday 0:00 being 0; shape (n,)."""
+    def wall_s(self, user: IntArray, at_s: FloatArray) -> FloatArray:
+        """Seconds since 1970 UTC as each person's clock counts them, shape (n,)."""
         wall_s = at_s
         if self.of_user is None:
             if self.zones[0] is not UTC:
@@ -65,8 +70,7 @@ class Clocks:
             for number in np.unique(zone):
                 here = zone == number
                 wall_s[here] = wall_seconds(at_s[here], self.zones[number])
-        result: IntArray = ((wall_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
-        return result
+        return wall_s
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,22 @@ class Sightings:
             user[is_last], place[is_last], at_s[is_last], n_users, n_places, clocks or Clocks()
         )
 
+    def of_some(self, most: int) -> Sightings:
+        """Of so many people, spread evenly over all who were seen, and numbered anew."""
+        people = np.unique(self.user)
+        if len(people) > most:
+            people = people[np.linspace(0, len(people) - 1, most).astype(np.int64)]
+        theirs = np.isin(self.user, people)
+        of_user = self.clocks.of_user
+        return replace(
+            self,
+            user=np.searchsorted(people, self.user[theirs]),
+            place=self.place[theirs],
+            at_s=self.at_s[theirs],
+            n_users=len(people),
+            clocks=replace(self.clocks, of_user=None if of_user is None else of_user[people]),
+        )
+
     def until(self, moment_s: float) -> Sightings:
         """Only what was seen up to a moment."""
         known = self.at_s <= moment_s
@@ -119,6 +139,7 @@ class Knowledge:
         then), novelty (how often a sighting is of a new place)
     Per pair, shape (n_pairs,): pair_user, pair_place, share (n_pairs, 3) of the last days, the
         last weeks and always; previous (1 for the place before the last one)
+    record : see `_record`; togetherness, analogues : see these
     habits : shape (3, n_pairs, 168), share of the place by hour of the week on the person's wall,
         backed off: over long, lately, and the first sharpened to the likeliest place
     """
@@ -138,10 +159,18 @@ class Knowledge:
     share: FloatArray
     previous: FloatArray
     habits: FloatArray
+    record: FloatArray
+    togetherness: FloatArray
+    analogues: Analogues
 
     @classmethod
-    def of(cls, sightings: Sightings, until_s: float) -> Knowledge:
-        """Everything the guesses need; nothing after `until_s` is looked at."""
+    def of(
+        cls, sightings: Sightings, until_s: float, *, togetherness: FloatArray | None = None
+    ) -> Knowledge:
+        """Everything the guesses need; nothing after `until_s` is looked at.
+
+        togetherness : see `Daybook`; of the fleet, where these are only some of its people
+        """
         seen = sightings.until(until_s)
         n_users = seen.n_users
         keys = seen.user * seen.n_places + seen.place
@@ -172,10 +201,24 @@ class Knowledge:
         recent = 0.5 ** (age_days / HALF_LIFE_DAYS[ALWAYS])
         new = np.bincount(seen.user, recent * is_first, n_users)
         novelty = new / np.maximum(np.bincount(seen.user, recent, n_users), 1e-300)
+        first_pair = np.cumsum(n_pairs) - n_pairs
+        book = Daybook.of(
+            seen.user,
+            pair - first_pair[seen.user],
+            seen.clocks.wall_s(seen.user, seen.at_s),
+            n_users=n_users,
+            togetherness=togetherness,
+        )
+        slots = _Slots.of(book, first_pair)
+        habits = _habits(slots, until_s / DAY_S - book.first_day, pair_user, share)
+
+        def wall_s_of_each(at_s: FloatArray) -> FloatArray:
+            return seen.clocks.wall_s(np.arange(n_users), at_s)
+
         return cls(
             until_s=until_s,
             clocks=seen.clocks,
-            first_pair=np.cumsum(n_pairs) - n_pairs,
+            first_pair=first_pair,
             n_pairs=n_pairs,
             n_seen=n_seen.astype(np.float64),
             last_s=last_s,
@@ -187,7 +230,18 @@ class Knowledge:
             pair_place=pair_place,
             share=share,
             previous=previous,
-            habits=_habits(seen, pair, pair_user, share, age_days),
+            habits=habits,
+            record=_record(book, slots, pair_user, share[:, ALWAYS - DAYS], n_users),
+            togetherness=book.togetherness,
+            analogues=Analogues.of(
+                book,
+                habits[0],
+                pair_user=pair_user,
+                pair_place=np.arange(len(pairs)) - first_pair[pair_user],
+                last_wall_s=wall_s_of_each(np.where(has_any, last_s, 0.0)),
+                last_place=np.where(has_any, last_pair - first_pair, -1),
+                until_wall_s=wall_s_of_each(np.full(n_users, until_s)),
+            ),
         )
 
     def rows(self, user: IntArray) -> tuple[IntArray, IntArray]:
@@ -198,24 +252,39 @@ class Knowledge:
         pair = self.first_pair[user][case] + np.arange(len(case)) - start[case]
         return case, pair
 
-    def guesses(self, pair: IntArray, hour: IntArray) -> FloatArray:
-        """Probability each guess gives to a pair at an hour of the week; (n_rows, n_guesses)."""
-        user = self.pair_user[pair]
+    def guesses(
+        self, user: IntArray, at_s: FloatArray, case: IntArray, pair: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What each guess says of every case, and in which circumstances.
+
+        user, at_s : shape (n_cases,), people who have been seen; case, pair : see `rows`
+        Returns the probability each guess gives to each row, shape (n_rows, n_guesses), and what
+        tells which guess to trust, shape (n_cases, N_CIRCUMSTANCES), about -1 to 1.
+        """
+        wall_s = self.clocks.wall_s(user, at_s)
+        hour, of_row = hour_of_week(wall_s), user[case]
         guess = np.zeros((len(pair), len(GUESSES)))
-        guess[:, STAY] = pair == self.last_pair[user]
+        guess[:, STAY] = pair == self.last_pair[of_row]
         guess[:, RETURN] = self.previous[pair]
         # A person only ever seen in one place can return nowhere else.
-        guess[:, RETURN] += guess[:, STAY] * (self.n_pairs[user] == 1)
+        guess[:, RETURN] += guess[:, STAY] * (self.n_pairs[of_row] == 1)
         guess[:, DAYS : ALWAYS + 1] = self.share[pair]
-        guess[:, HABIT : USUAL + 1] = self.habits[:, pair, hour].T
-        return guess
+        guess[:, HABIT : USUAL + 1] = self.habits[:, pair, hour[case]].T
+        lift, days_alike = self.analogues.at(user, wall_s, case, pair)
+        like = guess[:, HABIT] * lift
+        guess[:, LIKE] = like / np.bincount(case, like, len(user))[case]
+        sureness = np.zeros((len(user), 4))
+        if len(pair):
+            sureness[:, 0] = np.log1p(days_alike) / np.log1p(MANY_DAYS)
+            starts = np.flatnonzero(np.diff(case, prepend=-1))
+            sureness[:, 1:3] = np.maximum.reduceat(guess[:, [HABIT, LIKE]], starts)
+            here = np.flatnonzero(guess[:, STAY])
+            sureness[case[here], 3] = guess[here, LIKE]
+        return guess, self._circumstances(user, at_s, hour, sureness)
 
-    def circumstances(self, user: IntArray, at_s: FloatArray, hour: IntArray) -> FloatArray:
-        """What tells which guess to trust, shape (n_cases, n_circumstances), about -1 to 1.
-
-        hour : of the week, see `Clocks.hour_of_week`
-        For people who have been seen; rows of others mean nothing.
-        """
+    def _circumstances(
+        self, user: IntArray, at_s: FloatArray, hour: IntArray, sureness: FloatArray
+    ) -> FloatArray:
         last = np.maximum(self.last_pair[user], 0)
         lead_h = np.maximum(at_s - self.until_s, 0.0) / HOUR_S
         gap_h = np.maximum(at_s - self.last_s[user], 0.0) / HOUR_S
@@ -247,10 +316,19 @@ class Knowledge:
             gap * dwell,
             gap * self.novelty[user],
             gap * here[:, 0],
+            *sureness.T,
+            *self.record[user].T,
+            sureness[:, 0] * usual,
         ]
         assert len(known) == N_CIRCUMSTANCES
         result: FloatArray = np.stack(known, axis=1)
         return result
+
+
+def hour_of_week(wall_s: FloatArray) -> IntArray:
+    """Monday 0:00 being 0; shape (n,)."""
+    hour: IntArray = ((wall_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
+    return hour
 
 
 def _log_hours(hours: FloatArray) -> FloatArray:
@@ -277,12 +355,40 @@ def _share(weight: FloatArray, pair: IntArray, pair_user: IntArray) -> FloatArra
     return result
 
 
+@dataclass(frozen=True)
+class _Slots:
+    """Every hour of a daybook of which something is known; shape (n,) each.
+
+    at : pair and hour of the week as one number; day : of the book
+    """
+
+    at: IntArray
+    weight: FloatArray
+    day: IntArray
+
+    @classmethod
+    def of(cls, book: Daybook, first_pair: IntArray) -> _Slots:
+        user, day, hour = np.nonzero(book.place >= 0)
+        pair = first_pair[user] + book.place[user, day, hour]
+        at = pair * HOURS_PER_WEEK + book.weekday(day) * DAY_HOURS + hour
+        return cls(at, book.weight[user, day, hour].astype(np.float64), day)
+
+    def count(self, weight: FloatArray, n_pairs: int) -> FloatArray:
+        """By pair and hour of the week, shape (n_pairs, 168)."""
+        flat = np.bincount(self.at, weight, n_pairs * HOURS_PER_WEEK).astype(np.float64)
+        return flat.reshape(n_pairs, HOURS_PER_WEEK)
+
+
 def _habits(
-    seen: Sightings, pair: IntArray, pair_user: IntArray, share: FloatArray, age_days: FloatArray
+    slots: _Slots, present_day: float, pair_user: IntArray, share: FloatArray
 ) -> FloatArray:
     """The habit over long, the habit lately, and the first sharpened; (3, n_pairs, 168)."""
+    age_days = present_day - slots.day
+    n_pairs = len(pair_user)
     over_long, lately = (
-        _habit(seen, pair, pair_user, coarse, 0.5 ** (age_days / half_life))
+        _habit(
+            slots.count(slots.weight * 0.5 ** (age_days / half_life), n_pairs), pair_user, coarse
+        )
         for half_life, coarse in zip(
             HABIT_HALF_LIFE_DAYS.values(), (share[:, 2], share[:, 1]), strict=True
         )
@@ -291,19 +397,13 @@ def _habits(
     return np.stack([over_long, lately, sharp / _by_user(sharp, pair_user)])
 
 
-def _habit(
-    seen: Sightings, pair: IntArray, pair_user: IntArray, overall: FloatArray, weight: FloatArray
-) -> FloatArray:
-    """Share of each place by hour of the week, shape (n_pairs, 168).
+def _habit(count: FloatArray, pair_user: IntArray, overall: FloatArray) -> FloatArray:
+    """Share of each place by hour of the week, from counts; shape (n_pairs, 168) both.
 
     Counted by hour of the week, backed off to the hour of the day among working days or the
     weekend, and that to all hours.
     """
     n_pairs = len(pair_user)
-    size = n_pairs * HOURS_PER_WEEK
-    hour = seen.clocks.hour_of_week(seen.user, seen.at_s)
-    flat: FloatArray = np.bincount(pair * HOURS_PER_WEEK + hour, weight, size).astype(np.float64)
-    count = _blur(flat.reshape(n_pairs, HOURS_PER_WEEK))
     by_day = count.reshape(n_pairs, 7, 24)
     kind = np.stack([by_day[:, :5].sum(axis=1), by_day[:, 5:].sum(axis=1)], axis=1)
 
@@ -315,6 +415,33 @@ def _habit(
     return backed_off(count, spread)
 
 
+def _record(
+    book: Daybook, slots: _Slots, pair_user: IntArray, overall: FloatArray, n_users: int
+) -> FloatArray:
+    """How well some simple ideas have done of each person, shape (n_users, 4), in [0, 1].
+
+    The probability (geometric mean over the hours) that the habit of the hour of the week, without
+    the day itself, gave to where they were, and the habit of all hours; how often that was where
+    they had been the day before, and the week before.
+    """
+    count = slots.count(slots.weight, len(pair_user))
+    total = _by_user(count, pair_user)
+    without = (np.maximum(count - 1, 0) + BACKOFF * overall[:, None]) / (
+        np.maximum(total - 1, 0) + BACKOFF
+    )
+    n = np.bincount(pair_user, count.sum(axis=1), n_users)
+    n = np.where(n > 0, n, 1.0)
+    habit = np.bincount(pair_user, (count * np.log(without)).sum(axis=1), n_users) / n
+    always = np.bincount(pair_user, count.sum(axis=1) * np.log(overall), n_users) / n
+    again = []
+    for days in (1, 7):
+        now, then = book.place[:, days:], book.place[:, :-days]
+        both = (now >= 0) & (then >= 0)
+        same = (both & (now == then)).sum(axis=(1, 2))
+        again.append((same + 1.0) / (both.sum(axis=(1, 2)) + 1.5))
+    return np.column_stack([np.exp(habit), np.exp(always), *again])
+
+
 def _by_user(values: FloatArray, pair_user: IntArray) -> FloatArray:
     """Sum over each person's pairs, given back to each pair; the shape of `values`."""
     if not len(pair_user):
@@ -323,10 +450,4 @@ def _by_user(values: FloatArray, pair_user: IntArray) -> FloatArray:
     total = np.add.reduceat(values, starts, axis=0)
     counts = np.diff(np.append(starts, len(pair_user)))
     result: FloatArray = np.repeat(total, counts, axis=0)
-    return result
-
-
-def _blur(count: FloatArray) -> FloatArray:
-    """Let a sighting count half in the hours beside its own, around the week."""
-    result: FloatArray = count + 0.5 * (np.roll(count, 1, axis=1) + np.roll(count, -1, axis=1))
     return result
