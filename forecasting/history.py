@@ -125,6 +125,11 @@ def crowds_of(dataset: Dataset, *, at: datetime, most: int) -> list[Crowd]:
     return crowds
 
 
+def subjects_of(dataset: Dataset) -> list[Subject]:
+    """Everybody of a data set, once."""
+    return _subjects(*_known(dataset))
+
+
 @lru_cache(maxsize=1024)
 def _clock(zone: str, at: datetime) -> tuple[timedelta | None, ...]:
     """By how much clocks there differ from UTC, every day a forecast learns from or speaks of."""

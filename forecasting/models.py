@@ -126,6 +126,9 @@ class ResourceDemandProfile(models.Model):
         help_text="By resource and engine: the part it took, and its loss lately, as a ratio to"
         " repeating the day before; null where unknown.",
     )
+    seen_at = models.DateTimeField(
+        null=True, help_text="Where they were seen up to here was held against their map."
+    )
 
     class Meta:
         constraints = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from forecasting.services import drift, forecasts, scheduling, training
+from forecasting.services import contradictions, drift, forecasts, scheduling, training
 
 
 @shared_task
@@ -21,6 +21,11 @@ def work_on_forecast(generation_id: int) -> None:
 @shared_task
 def sweep_forecasts() -> None:
     scheduling.sweep_forecasts(clock=timezone.now)
+
+
+@shared_task
+def heed_sightings() -> None:
+    contradictions.heed_sightings(clock=timezone.now)
 
 
 @shared_task

@@ -14,8 +14,8 @@ from django.utils import timezone
 from desktops.core.zones import zone_named
 from desktops.models import Region, Site
 from desktops.selectors import sites_for
+from forecasting.core.announced import with_trip
 from forecasting.core.profiles import HORIZON_HOURS, HOUR
-from forecasting.core.trips import with_trip
 from forecasting.models import ResourceDemandProfile
 from forecasting.whereabouts import Ground, Location
 

@@ -200,6 +200,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = True
 CELERY_TASK_ROUTES = {
     "forecasting.tasks.sweep_*": {"queue": "default"},
+    "forecasting.tasks.heed_*": {"queue": "default"},
     "forecasting.tasks.*": {"queue": "bulk"},
     "migration.tasks.plan_*": {"queue": "bulk"},
     "desktops.tasks.sync_*": {"queue": "bulk"},
@@ -212,6 +213,7 @@ CELERY_TASK_ROUTES = {
 PERIODIC_TASKS = [
     ("migration.tasks.sweep_transitions", 1.0),
     ("migration.tasks.confirm_seen", 15.0),
+    ("forecasting.tasks.heed_sightings", 15.0),
     ("migration.tasks.expire_recommendations", 60.0),
     ("desktops.tasks.sync_inventories", 300.0),
     ("desktops.tasks.settle_batches", 2.0),

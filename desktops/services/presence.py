@@ -22,7 +22,8 @@ from desktops.sources.checks import SKEW_S
 from desktops.sources.presence import Observation, Rejected, read_observations
 from desktops.sources.samples import Labels, Samples
 
-CONFIRM = "migration.tasks.confirm_seen"  # by name: this app knows nothing of moves
+# By name: this app knows nothing of forecasts and moves.
+HEED = ("forecasting.tasks.heed_sightings", "migration.tasks.confirm_seen")
 RING_EVERY_S = 1
 NAME_LENGTH = 80
 REASONS: Mapping[str, str] = {
@@ -99,18 +100,20 @@ def report_presence(*, token: IntegrationToken, body: object, wall: datetime) ->
         _store([each for each in of_pool if each.is_present], source, wall, receipt)
         _note_who_left([each for each in of_pool if not each.is_present], source, receipt)
     if receipt.accepted:
-        transaction.on_commit(ring_confirmation, robust=True)
+        transaction.on_commit(ring, robust=True)
     receipt.rejected.sort(key=lambda row: row.index)
     return receipt
 
 
-def ring_confirmation() -> None:
-    """Have waiting transitions held against what was just seen; rung at most once a second.
+def ring() -> None:
+    """Have forecasts and waiting transitions held against what was just seen; rung at most once a
+    second.
 
     The one ring comes at the end of its second, after everything else that is seen in it.
     """
     if cache.add("presence.rung", True, timeout=RING_EVERY_S):
-        current_app.send_task(CONFIRM, countdown=RING_EVERY_S, expires=RING_EVERY_S + 30)
+        for task in HEED:
+            current_app.send_task(task, countdown=RING_EVERY_S, expires=RING_EVERY_S + 30)
 
 
 def _resolved(

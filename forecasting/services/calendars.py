@@ -11,6 +11,7 @@ import numpy as np
 from django.db.models import Q
 
 from desktops.models import Dataset, DesktopUser, Notice
+from forecasting.core.announced import Trips
 from forecasting.core.arrays import BoolArray
 from forecasting.core.calendar import Event, Holidays, country_holidays, event_flags
 from forecasting.core.profiles import HOUR
@@ -24,7 +25,8 @@ OF_ORGANISATION = (Notice.Kind.CLOSED, Notice.Kind.BUSY, Notice.Kind.OTHER)
 def read_notices(
     dataset: Dataset, *, start: datetime, hours: int, known_at: datetime
 ) -> list[Notice]:
-    """The organisation's notices and people's leave that touch the hours from `start` on.
+    """The organisation's notices, and people's leave and travel, that touch the hours from `start`
+    on; in the order in which they came.
 
     known_at : by the wall clock, as notices are received by it even where the data set
         has a clock of its own. Only what had been received then counts, and as it stood then: a
@@ -32,7 +34,7 @@ def read_notices(
     """
     held = Q(withdrawn_at=None) | Q(withdrawn_at__gt=known_at)
     of_whom = Q(desktop_user=None, kind__in=OF_ORGANISATION) | Q(
-        desktop_user__isnull=False, kind=Notice.Kind.LEAVE
+        desktop_user__isnull=False, kind__in=(Notice.Kind.LEAVE, Notice.Kind.TRAVEL)
     )
     return list(
         Notice.objects.filter(
@@ -43,6 +45,8 @@ def read_notices(
             starts_at__lt=start.astimezone(UTC) + hours * HOUR,
             ends_at__gt=start,
         )
+        .select_related("site")
+        .order_by("received_at", "pk")
     )
 
 
@@ -90,6 +94,25 @@ def leave_of(
             end = max(math.ceil((notice.ends_at - start) / HOUR), 0)
             absent[rows.get(notice.desktop_user_id or 0, []), first:end] = True
     return absent if absent.any() else None
+
+
+def trips_of(subjects: Sequence[Subject], notices: Sequence[Notice]) -> Trips | None:
+    """Announced travel of those who may be located, by primary key and code of the site; None
+    without any."""
+    located = {s.desktop_user_id for s in subjects if s.desktop_user_id and s.is_located}
+    theirs = [
+        notice
+        for notice in notices
+        if notice.kind == Notice.Kind.TRAVEL and notice.site and notice.desktop_user_id in located
+    ]
+    if not theirs:
+        return None
+    return Trips(
+        np.array([notice.desktop_user_id for notice in theirs]),
+        np.array([notice.site.code for notice in theirs if notice.site], dtype=object),
+        np.array([notice.starts_at.timestamp() for notice in theirs]),
+        np.array([notice.ends_at.timestamp() for notice in theirs]),
+    )
 
 
 def _home_sites(subjects: Sequence[Subject], announced: Sequence[Notice]) -> dict[int, int]:

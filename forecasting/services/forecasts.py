@@ -24,7 +24,7 @@ from forecasting.errors import ForecastFailed, InvalidHistory
 from forecasting.history import Crowd, crowds_of, read_history, sightings_in
 from forecasting.models import Generation
 from forecasting.services.applications import read_related
-from forecasting.services.calendars import holidays_of, leave_of, read_notices
+from forecasting.services.calendars import holidays_of, leave_of, read_notices, trips_of
 from forecasting.services.generations import (
     Clock,
     Progress,
@@ -34,7 +34,7 @@ from forecasting.services.generations import (
     start_generation,
     work_on,
 )
-from forecasting.services.places import fit_sightings
+from forecasting.services.places import fit_sightings, zones_of
 from forecasting.services.profiles import Row, row_of
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,12 @@ def make_forecast(generation: Generation, crowd: Crowd) -> list[Row]:
         holidays=holidays_of(history.subjects, start, hours, notices),
         absent=leave_of(history.subjects, start, hours, notices),
         related=read_related(history.subjects, start, history.hours),
-        locations=fit_sightings(sightings_in(history), until=generation.as_of),
+        locations=fit_sightings(
+            sightings_in(history),
+            until=generation.as_of,
+            zones=zones_of(history.subjects),
+            trips=trips_of(history.subjects, notices),
+        ),
         people=[s.desktop_user_id for s in history.subjects],
     )
     return [row_of(s, profile) for s, profile in zip(history.subjects, made, strict=True)]

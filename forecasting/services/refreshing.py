@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from django.conf import settings
 
-from desktops.models import Dataset
+from desktops.models import Dataset, Notice
 from forecasting.core.activity import LEAVE_SHARE
-from forecasting.core.arrays import AnyArray, BoolArray, FloatArray
+from forecasting.core.announced import with_trip
+from forecasting.core.arrays import AnyArray, FloatArray
 from forecasting.core.profiles import HORIZON_HOURS, RESOURCES
 from forecasting.core.refresh import (
     Persistence,
@@ -25,7 +27,7 @@ from forecasting.errors import InvalidHistory
 from forecasting.history import HOUR, Crowd, FleetHistory, Subject, crowds_of, read_history
 from forecasting.models import Generation, ResourceDemandProfile
 from forecasting.selectors import profiles_of
-from forecasting.services.calendars import leave_of, read_notices
+from forecasting.services.calendars import leave_of, read_notices, trips_of
 from forecasting.services.forecasts import settled_hour
 from forecasting.services.generations import Clock, running_generation, start_generation
 from forecasting.services.profiles import Row
@@ -82,9 +84,11 @@ def make_refresh(generation: Generation, crowd: Crowd) -> list[Row]:
     hours = (gone + np.arange(HORIZON_HOURS)) % HORIZON_HOURS
     demand = {name: _demand(name, told, hours) for name in RESOURCES}
     active = _activity(told, hours)
-    absent = _leave_announced_since(base, generation, standing.subjects)
+    announced = _announced_since(base, generation)
+    absent = leave_of(standing.subjects, generation.as_of, HORIZON_HOURS, announced)
     if absent is not None:
         active = np.where(absent, active * LEAVE_SHARE, active)
+    travel = _trips_by_person(standing.subjects, announced)
     places = _Whereabouts.learn(told)
     return [
         Row(
@@ -96,19 +100,21 @@ def make_refresh(generation: Generation, crowd: Crowd) -> list[Row]:
             history_hours=row.history_hours,
             p_active=None if row.p_active is None else active[i],
             demand={name: demand[name][i] for name in RESOURCES if getattr(row, name) is not None},
-            location=places.of(standing, i, hours),
+            location=_with_trips(
+                places.of(standing, i, hours),
+                generation.as_of,
+                travel.get(row.desktop_user_id or 0, []),
+            ),
             engines=row.engines,
         )
         for i, row in enumerate(standing.rows)
     ]
 
 
-def _leave_announced_since(
-    base: Generation, generation: Generation, subjects: Sequence[Subject]
-) -> BoolArray | None:
-    """Hours ahead of leave that the full forecast had not heard of, shape (n, HORIZON_HOURS).
+def _announced_since(base: Generation, generation: Generation) -> list[Notice]:
+    """Of the hours ahead, what the full forecast had not heard of.
 
-    Leave that was taken back, and what closes a pool or a site, waits for the next full one.
+    What was taken back, and what closes a pool or a site, waits for the next full one.
     """
     notices = read_notices(
         generation.dataset,
@@ -116,8 +122,33 @@ def _leave_announced_since(
         hours=HORIZON_HOURS,
         known_at=generation.started_at,
     )
-    new = [notice for notice in notices if notice.received_at > base.started_at]
-    return leave_of(subjects, generation.as_of, HORIZON_HOURS, new)
+    return [notice for notice in notices if notice.received_at > base.started_at]
+
+
+def _trips_by_person(
+    subjects: Sequence[Subject], notices: Sequence[Notice]
+) -> Mapping[int, Sequence[tuple[str, datetime, datetime]]]:
+    """Place, beginning and end of each person's announced trips."""
+    trips = trips_of(subjects, notices)
+    result: dict[int, list[tuple[str, datetime, datetime]]] = defaultdict(list)
+    if trips is not None:
+        for user, place, start_s, end_s in zip(
+            trips.user.tolist(), trips.place, trips.start_s, trips.end_s, strict=True
+        ):
+            start, end = (datetime.fromtimestamp(moment_s, UTC) for moment_s in (start_s, end_s))
+            result[user].append((place, start, end))
+    return result
+
+
+def _with_trips(
+    location: dict[str, AnyArray],
+    starts_at: datetime,
+    trips: Sequence[tuple[str, datetime, datetime]],
+) -> dict[str, AnyArray]:
+    if location:
+        for place, start, end in trips:
+            location = with_trip(location, starts_at=starts_at, place=place, start=start, end=end)
+    return location
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +276,12 @@ def _going_on(told: Sequence[Told], state: float) -> Persistence:
         lead, same, likely, first = pairs_ahead(seen, of_what_was)
         cases.append((lead[first == state], same[first == state], likely[first == state]))
     return learn_persistence(*(np.concatenate(parts) for parts in zip(*cases, strict=True)))
+
+
+def learn_staying(base: Generation, crowd: Crowd, *, until: datetime) -> Persistence:
+    """How much people stay where they were last seen, beyond what full forecasts had said."""
+    history = read_history(base.dataset, until=until, days=LEARNED_DAYS, crowd=crowd)
+    return _Whereabouts.learn(_told(base, crowd, history)).staying
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,13 @@ def _make_plan(dataset: Dataset, *, wall: datetime, clouds: Callable[[str], Clou
         people = [d.desktop_user_id or 0 for d in desktops]
         codes = [s.code for s in sites]
         drawn = sample_paths(
-            dataset, people, codes, at=generation.as_of, n=PATHS_PER_PERSON, seed=generation.pk
+            dataset,
+            people,
+            codes,
+            at=generation.as_of,
+            known_at=wall,
+            n=PATHS_PER_PERSON,
+            seed=generation.pk,
         )
         opted_out = [d.desktop_user is not None and not d.desktop_user.is_located for d in desktops]
         drawn[np.array(opted_out, dtype=bool)] = UNKNOWN_SITE
