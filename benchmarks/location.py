@@ -7,6 +7,8 @@
   some baseline is better
 * excess_logloss_generated: of the product's model on invented people whose whereabouts follow a
   known law, what it loses beyond the truth, relative to the truth's own entropy; and by kind
+* announced_logloss_ratio: on trips that were announced, the log loss with the notices to that
+  without them; see `announced_travel`
 * maps_10k_s: the maps of 168 hours of 10,000 invented people by a model fitted before
   (maps_10k_fit_s), the middle of three; maps_10k_gb: the most memory that the process of both held
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.announced_travel import announced_travel
 from benchmarks.excess import measure_excess
 from benchmarks.figures import Figures, Goal, main
 from benchmarks.known_whereabouts import DAY_S, HOUR_S, START_S, WEEK_DAYS, invent_fleet
@@ -44,6 +47,7 @@ GOALS: dict[str, Goal] = {
     "worse_bands_git_roaming": ("==", 0),
     "worse_bands_geolife": ("==", 0),
     "excess_logloss_generated": ("<=", 0.03),
+    "announced_logloss_ratio": ("<=", 0.2),
     "maps_10k_s": ("<=", 10),
     "maps_10k_gb": ("<=", 2),
 }
@@ -68,7 +72,7 @@ def run() -> Figures:
             figures |= _evaluated(name, DATASETS / folder)
         else:
             print(f"benchmarks.location: {DATASETS} holds no {folder}", file=sys.stderr)
-    return figures | generated_excess() | _maps_in_a_process_of_their_own()
+    return figures | generated_excess() | generated_travel() | _maps_in_a_process_of_their_own()
 
 
 def _evaluated(name: str, folder: Path) -> Figures:
@@ -88,13 +92,21 @@ def _evaluated(name: str, folder: Path) -> Figures:
 
 def generated_excess(n_of_kind: int = N_OF_KIND, weeks: int = WEEKS) -> Figures:
     fleet = invent_fleet(n_of_kind, weeks=weeks, seed=SEED)
-    end_s = START_S + weeks * WEEK_DAYS * DAY_S
-    moments = [end_s - days * DAY_S + hour * HOUR_S for days, hour in MOMENTS]
-    excess = measure_excess(fleet, moments)
+    excess = measure_excess(fleet, _moments(weeks))
     return {
         "excess_logloss_generated" + ("" if kind == "all" else f"_{kind}"): round(of.ratio, 5)
         for kind, of in excess.items()
     }
+
+
+def generated_travel(n_of_kind: int = N_OF_KIND, weeks: int = WEEKS) -> Figures:
+    fleet = invent_fleet(n_of_kind, weeks=weeks, seed=SEED)
+    return announced_travel(fleet, _moments(weeks), seed=SEED)
+
+
+def _moments(weeks: int) -> list[float]:
+    end_s = START_S + weeks * WEEK_DAYS * DAY_S
+    return [end_s - days * DAY_S + hour * HOUR_S for days, hour in MOMENTS]
 
 
 def _maps_in_a_process_of_their_own() -> Figures:
