@@ -13,7 +13,7 @@ seen in. A person never seen at all gets the fleet's habits.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -24,6 +24,7 @@ from forecasting.core.announced import Announced, Trips
 from forecasting.core.arrays import AnyArray, FloatArray, IntArray
 from forecasting.core.gate import Gate, fit_gate
 from forecasting.core.paths import fit_restlessness, sample_chain
+from forecasting.core.timeline import wall_seconds
 from forecasting.core.whereabouts import (
     ALWAYS,
     CONSTANT,
@@ -38,6 +39,7 @@ from forecasting.core.whereabouts import (
     Clocks,
     Knowledge,
     Sightings,
+    hour_of_week,
 )
 from forecasting.errors import InvalidHistory
 
@@ -103,6 +105,7 @@ def fit_locations(
         fleet_habit=_fleet_habit(knowledge, len(place_labels)),
         restlessness=fit_restlessness(sightings, knowledge),
         announced=_announced(trips, users_by_label, place_labels, sightings),
+        zones=zones or {},
     )
 
 
@@ -134,6 +137,7 @@ class LocationModel:
     fleet_habit : shape (168, n_places + 1), the average person's places, elsewhere last
     restlessness : shape (n_users + 1,), rate per hour at which somebody's whereabouts are drawn
         anew; the last is the fleet's
+    zones : by which clock people live, also those never seen; UTC for others
     """
 
     users: dict[Hashable, int]
@@ -143,6 +147,7 @@ class LocationModel:
     fleet_habit: FloatArray
     restlessness: FloatArray
     announced: Announced | None = None
+    zones: Mapping[Hashable, tzinfo] = field(default_factory=dict)
 
     def predict(self, user: ArrayLike, at: ArrayLike) -> list[dict[Any, float]]:
         """Distribution over places for each person at each time, summing to 1.
@@ -159,8 +164,9 @@ class LocationModel:
                 answers[some[i]][self.places[label]] = p
             for i, p in zip(some.tolist(), elsewhere.tolist(), strict=True):
                 answers[i][ELSEWHERE_KEY] = p
+        labels = np.broadcast_to(_labels(user), number.shape)
         for i in np.flatnonzero(number < 0):
-            answers[i] = self._newcomer(float(at_s[i]))
+            answers[i] = self._newcomer(labels[i], at_s[i : i + 1])
         return answers
 
     def maps(
@@ -172,7 +178,7 @@ class LocationModel:
         that sum to 1 over the last axis. Memory is 8 bytes times the product of that shape.
         """
         number = self._numbers(users)
-        hour_s = float(_seconds(start)) + HOUR_S * np.arange(hours)
+        hour_s: FloatArray = float(_seconds(start)) + HOUR_S * np.arange(hours, dtype=np.float64)
         result = np.zeros((len(number), hours, len(self.places) + 1))
         for some in _pieces(len(number), max(CASES_AT_ONCE // max(hours, 1), 1)):
             seen = some[number[some] >= 0]
@@ -182,8 +188,9 @@ class LocationModel:
             row, hour = seen[case // hours], case % hours
             result[row, hour, place] = probability
             result[seen, :, -1] = elsewhere.reshape(len(seen), hours)
-        hour_of_week = ((hour_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
-        result[number < 0] = self.fleet_habit[hour_of_week]
+        labels = _labels(users)
+        for i in np.flatnonzero(number < 0):
+            result[i] = self._fleet_habit_of(labels[i], hour_s)
         return (*self.places, ELSEWHERE_KEY), result
 
     def sample_paths(self, user: ArrayLike, at: ArrayLike, *, n: int, seed: int) -> AnyArray:
@@ -215,22 +222,17 @@ class LocationModel:
             case, place, mixed, elsewhere = self._mix(case_user[rows], times[rows])
             flat[rows[case], place] = mixed
             flat[rows, -1] = elsewhere
-        hour_of_week = ((at_s // HOUR_S).astype(np.int64) + 72) % HOURS_PER_WEEK
-        probability[number < 0] = self.fleet_habit[hour_of_week]
+        labels = _labels(user)
+        for i in np.flatnonzero(number < 0):
+            probability[i] = self._fleet_habit_of(labels[i], at_s)
         step_h = np.diff(at_s, prepend=at_s[:1]) / HOUR_S
         codes = sample_chain(probability, self.restlessness[number], step_h, n=n, seed=seed)
         return (*self.places, ELSEWHERE_KEY), codes
 
     def _numbers(self, users: ArrayLike | Sequence[Hashable]) -> IntArray:
-        """Number of each person, -1 for somebody never seen; one label counts as a list of one."""
-        labels: list[Any]
-        if isinstance(users, np.ndarray):
-            labels = np.atleast_1d(users).tolist()
-        elif isinstance(users, Sequence) and not isinstance(users, str):
-            labels = list(users)
-        else:
-            labels = [users]
-        return np.array([self.users.get(label, -1) for label in labels], dtype=np.int64)
+        """Number of each person, -1 for somebody never seen."""
+        numbers = [self.users.get(label, -1) for label in _labels(users)]
+        return np.array(numbers, dtype=np.int64)
 
     def _mix(
         self, user: IntArray, at_s: FloatArray
@@ -279,8 +281,14 @@ class LocationModel:
             result[:, ALWAYS] += moved
         return result
 
-    def _newcomer(self, at_s: float) -> dict[Any, float]:
-        row = self.fleet_habit[(int(at_s // HOUR_S) + 72) % HOURS_PER_WEEK]
+    def _fleet_habit_of(self, label: Hashable, at_s: FloatArray) -> FloatArray:
+        """What the fleet does at the time on a newcomer's wall, shape (n, n_places + 1)."""
+        wall_s = wall_seconds(at_s, self.zones.get(label, UTC))
+        habit: FloatArray = self.fleet_habit[hour_of_week(wall_s)]
+        return habit
+
+    def _newcomer(self, label: Hashable, at_s: FloatArray) -> dict[Any, float]:
+        (row,) = self._fleet_habit_of(label, at_s)
         likely = {place: float(p) for place, p in zip(self.places, row, strict=False) if p > 0}
         return {**likely, ELSEWHERE_KEY: float(row[-1])}
 
@@ -314,6 +322,20 @@ def _heed(
         np.concatenate([probability, trust[new]]),
         elsewhere,
     )
+
+
+def _labels(users: ArrayLike | Sequence[Hashable]) -> AnyArray:
+    """One label counts as a list of one; shape (n,)."""
+    labels: list[Any]
+    if isinstance(users, np.ndarray):
+        labels = np.atleast_1d(users).tolist()
+    elif isinstance(users, Sequence) and not isinstance(users, str):
+        labels = list(users)
+    else:
+        labels = [users]
+    result = np.empty(len(labels), dtype=object)
+    result[:] = labels
+    return result
 
 
 def _no_rows() -> tuple[IntArray, IntArray]:

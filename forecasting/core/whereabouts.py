@@ -430,7 +430,7 @@ def _record(
         np.maximum(total - 1, 0) + BACKOFF
     )
     n = np.bincount(pair_user, count.sum(axis=1), n_users)
-    n = np.where(n > 0, n, 1.0)
+    known, n = n > 0, np.where(n > 0, n, 1.0)
     habit = np.bincount(pair_user, (count * np.log(without)).sum(axis=1), n_users) / n
     always = np.bincount(pair_user, count.sum(axis=1) * np.log(overall), n_users) / n
     again = []
@@ -439,7 +439,8 @@ def _record(
         both = (now >= 0) & (then >= 0)
         same = (both & (now == then)).sum(axis=(1, 2))
         again.append((same + 1.0) / (both.sum(axis=(1, 2)) + 1.5))
-    return np.column_stack([np.exp(habit), np.exp(always), *again])
+    done = [np.where(known, np.exp(each), 0.0) for each in (habit, always)]
+    return np.column_stack([*done, *again])
 
 
 def _by_user(values: FloatArray, pair_user: IntArray) -> FloatArray:

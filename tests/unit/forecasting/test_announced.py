@@ -182,3 +182,25 @@ def test_everybody_lives_by_a_clock_of_their_own() -> None:
         at = [datetime(2026, 2, 18, hour, 30, tzinfo=zone) for hour in (4, 11, 20)]
         told = model.predict([person] * 3, np.array(at, dtype=object))
         assert [max(each, key=each.get) for each in told] == ["home", "office", "home"]
+
+
+def test_a_newcomer_gets_the_fleets_habits_by_a_clock_of_their_own() -> None:
+    tokyo = ZoneInfo("Asia/Tokyo")
+    rows = [
+        (person, moment.timestamp(), "office" if 9 <= h < 17 else "home")
+        for person in range(5)
+        for d in range(42)
+        for h in range(24)
+        for moment in [datetime(2026, 1, 5, h, 30, tzinfo=tokyo) + timedelta(days=d)]
+    ]
+    user, when, place = (np.array(each) for each in zip(*rows, strict=True))
+    until = datetime(2026, 2, 16, tzinfo=UTC)
+    zones = dict.fromkeys([*range(5), 99], tokyo)
+    model = fit_locations(user, when, place, until=until, zones=zones)
+    noon = datetime(2026, 2, 18, 12, 30, tzinfo=tokyo)
+    assert model.predict(99, noon)[0]["office"] > 0.8
+    places, maps = model.maps([99, 0], noon, 24)
+    assert (maps[0, :4, places.index("office")] > 0.8).all()
+    assert (maps[0, 6:16, places.index("home")] > 0.8).all()
+    paths = model.sample_paths([99], noon.timestamp() + 3600.0 * np.arange(4), n=50, seed=1)
+    assert (paths == "office").mean() > 0.8
