@@ -183,7 +183,13 @@ CHANNEL_LAYERS = {
 # Celery. The row is the order and Celery the doorbell: no results, small JSON payloads.
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": "work:", "socket_keepalive": True}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": "work:",
+    "socket_keepalive": True,
+    # Redis hands out again what nobody acknowledged for so long: longer than any network trains.
+    # What a dead worker leaves behind does not wait for it; sweeps ring again within a minute.
+    "visibility_timeout": 12 * 3600,
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
