@@ -1,0 +1,71 @@
+"""The shadows of a region, one folder each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from migration.replication.errors import Refused
+from migration.replication.index import Layout
+from migration.replication.shadow import Shadow
+from migration.replication.volume import FileVolume
+
+COPY_BYTES = 16 << 20
+
+
+class Store:
+    """places : where the volumes of some shadows are, by name; others are files in their folder"""
+
+    def __init__(self, folder: Path, places: Mapping[str, Path] | None = None) -> None:
+        self._folder, self._places = folder, dict(places or {})
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def open(self, name: str) -> Shadow:
+        return Shadow.open(self._folder / name)
+
+    def open_or_create(
+        self, name: str, layout: Layout, base: str | None, alive: Callable[[], None]
+    ) -> Shadow:
+        """base : a shadow to begin with a copy of, if this one is new: whatever the two have in
+        common, an image of an operating system for one, is not sent again"""
+        folder = self._folder / name
+        if (folder / "shadow.json").exists():
+            return Shadow.open(folder)
+        volume = self._places.get(name, folder / "volume")
+        if base is not None:
+            folder.mkdir(exist_ok=True)
+            self._copy(base, volume, layout.size, alive)
+        return Shadow.create(folder, layout, volume)
+
+    def _copy(self, base: str, volume: Path, size: int, alive: Callable[[], None]) -> None:
+        """Shares the blocks where the file system can."""
+        shadow = self.open(base)
+        try:
+            if shadow.generation is None:
+                raise Refused(f"{base} is at no recovery point, so nothing can begin with it.")
+            target = FileVolume.create(volume, size)
+            try:
+                for start, end in shadow.volume.data_ranges():
+                    while start < min(end, size):
+                        alive()
+                        n = min(COPY_BYTES, min(end, size) - start)
+                        start += shadow.volume.copy_to(target, start, n)
+            finally:
+                target.close()
+        finally:
+            shadow.close()
+
+    def remove(self, name: str) -> None:
+        """The shadow with all it holds, except a volume that has a place of its own."""
+        folder = self._folder / name
+        self.open(name).close()
+        shutil.rmtree(folder)
+
+    def names(self) -> list[str]:
+        return sorted(
+            entry.name
+            for entry in os.scandir(self._folder)
+            if (Path(entry) / "shadow.json").exists()
+        )

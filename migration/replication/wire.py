@@ -1,0 +1,221 @@
+"""Messages between two ends, over one TCP connection under mutual TLS.
+
+A message is a head of 13 bytes and a body. Head, little-endian: kind (1 byte), length of the body
+(4), XXH3-64 of kind, length and body (8). docs/replication.md says what each kind holds.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import IO, Any, NoReturn, cast
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+import zstandard
+
+from migration.replication.errors import BY_CODE, Interrupted, ProtocolBroken, ReplicationError
+
+PROTOCOL = 1
+HEAD = struct.Struct("<BIQ")
+MOST_BYTES = 64 << 20
+# As long as an end may be silent; one that looks through a volume sends NEWS meanwhile.
+SILENCE_S = 120.0
+NEWS_EVERY_S = 5.0
+
+
+class Kind(IntEnum):
+    HELLO = 1  # JSON: who speaks, of which volume, cut how
+    WELCOME = 2  # JSON: what the destination holds
+    ERROR = 3  # JSON: code and text; the connection ends
+    NEWS = 4  # nothing: says that one is alive
+    ASK_TABLE = 5  # hashes of all superblocks, please
+    TABLE = 6  # 16 bytes each, in order; several messages until all are there
+    ASK_PAGES = 7  # numbers of superblocks, 4 bytes each
+    PAGES = 8  # their hashes of blocks, in the order asked
+    STAGED = 9  # blocks that an interrupted pass brought: numbers (4 bytes each), then hashes
+    STREAM = 10  # JSON: compression of the frames that follow
+    FRAME = 11  # length when decompressed (4 bytes), then the next piece of the stream
+    STORED = 12  # number (8 bytes) of frames of this connection that will outlive a crash
+    CHECK = 13  # superblocks changed: numbers (4 bytes each), then their hashes
+    COMMIT = 14  # JSON: make this a recovery point
+    WANTED = 15  # blocks, 4 bytes each, that must be sent as data before a commit
+    COMMITTED = 16  # JSON: generation, root
+    DISCARD = 17  # forget what this pass brought
+    DISCARDED = 18
+    ASK_DIGESTS = 19  # JSON: BLAKE3 of what the volume really holds, please; answered by FACTS
+    DIGESTS = 20  # 32 bytes for every superblock; several messages until all are there
+    DAMAGED = 21  # superblocks, 4 bytes each, whose content is not to be relied on
+    BYE = 22
+    FACTS = 23  # JSON: recovery point and size of a shadow
+
+
+class Channel:
+    """One end of a connection. `sent_bytes` and `received_bytes` count what TLS is given."""
+
+    def __init__(
+        self, connection: socket.socket, *, pace: Callable[[int], None] | None = None
+    ) -> None:
+        self._connection = connection
+        self._pace = pace
+        connection.settimeout(SILENCE_S)
+        self.sent_bytes = self.received_bytes = 0
+        self._last_sent = time.monotonic()
+
+    def send(self, kind: Kind, body: bytes | memoryview = b"") -> None:
+        checksum = _checksum(kind, body)
+        message = HEAD.pack(kind, len(body), checksum)
+        if self._pace:
+            self._pace(len(message) + len(body))
+        try:
+            # Not `sendmsg`: it may take a part only, and a paced link then waits for ever.
+            self._connection.sendall(message + body if len(body) < 65536 else message)
+            if len(body) >= 65536:
+                self._connection.sendall(body)
+        except OSError as error:
+            self._say_why(error)
+        self.sent_bytes += len(message) + len(body)
+        self._last_sent = time.monotonic()
+
+    def send_json(self, kind: Kind, **values: Any) -> None:
+        self.send(kind, json.dumps(values).encode())
+
+    def keep_alive(self) -> None:
+        """To be called now and then while one does something long."""
+        if time.monotonic() - self._last_sent > NEWS_EVERY_S:
+            self.send(Kind.NEWS)
+
+    def receive(self, *expected: Kind) -> tuple[Kind, memoryview]:
+        """The next message; news are passed over unless expected.
+
+        Raises the other end's error where it sent one.
+        """
+        while True:
+            kind, body = self._receive()
+            if kind is Kind.ERROR and Kind.ERROR not in expected:
+                _raise_told(body)
+            if kind is Kind.NEWS and Kind.NEWS not in expected:
+                continue
+            if expected and kind not in expected:
+                wanted = " or ".join(each.name for each in expected)
+                raise ProtocolBroken(f"The other end sent {kind.name} in place of {wanted}.")
+            return kind, body
+
+    def receive_json(self, *expected: Kind) -> dict[str, Any]:
+        return from_json(self.receive(*expected)[1])
+
+    def _receive(self) -> tuple[Kind, memoryview]:
+        number, length, checksum = HEAD.unpack(self._exactly(HEAD.size))
+        if length > MOST_BYTES:
+            raise ProtocolBroken(f"A message of {length} bytes came; {MOST_BYTES} is the most.")
+        body = self._exactly(length)
+        if _checksum(number, body) != checksum:
+            raise Interrupted("A message was changed on its way; what was stored is kept.")
+        try:
+            return Kind(number), body
+        except ValueError as error:
+            raise ProtocolBroken(f"A message of unknown kind {number} came.") from error
+
+    def _exactly(self, length: int) -> memoryview:
+        data = memoryview(bytearray(length))
+        done = 0
+        while done < length:
+            try:
+                n = self._connection.recv_into(data[done:])
+            except OSError as error:
+                raise Interrupted(f"The connection failed: {error}.") from error
+            if n == 0:
+                raise Interrupted("The other end closed the connection.")
+            done += n
+        self.received_bytes += length
+        return data
+
+    def _say_why(self, error: OSError) -> NoReturn:
+        """The other end may have said why it takes no more before it went."""
+        try:
+            while True:
+                kind, body = self._receive()
+                if kind is Kind.ERROR:
+                    _raise_told(body)
+        except Interrupted:
+            raise Interrupted(f"The connection failed: {error}.") from error
+
+    def end(self) -> None:
+        """Close, once what was sent has been taken: a reset would destroy an error on its way."""
+        try:
+            self._connection.shutdown(socket.SHUT_WR)
+            self._connection.settimeout(5)
+            while self._connection.recv(65536):
+                pass
+        except OSError:
+            pass
+        finally:
+            self._connection.close()
+
+
+def from_json(body: memoryview) -> dict[str, Any]:
+    try:
+        values = json.loads(bytes(body))
+    except ValueError as error:
+        raise ProtocolBroken("A message that should be JSON is not.") from error
+    if not isinstance(values, dict):
+        raise ProtocolBroken("A message that should be a JSON object is not.")
+    return values
+
+
+def numbers_of(body: memoryview, below: int) -> npt.NDArray[np.int64]:
+    """Numbers of 4 bytes. Raises ProtocolBroken unless all are `below`."""
+    numbers = np.frombuffer(body, dtype="<u4").astype(np.int64)
+    if len(numbers) and numbers.max() >= below:
+        raise ProtocolBroken(f"Number {numbers.max()} was named where {below} are.")
+    return numbers
+
+
+def _raise_told(body: memoryview) -> NoReturn:
+    told = from_json(body)
+    kind = BY_CODE.get(str(told.get("code")), ReplicationError)
+    raise kind(str(told.get("text", "The other end failed and did not say why.")))
+
+
+def _checksum(kind: int, body: bytes | memoryview) -> int:
+    state = xxhash.xxh3_64(bytes((kind,)) + len(body).to_bytes(4, "little"))
+    state.update(body)
+    return state.intdigest()
+
+
+class Inflater:
+    """Decompresses the pieces of a stream as they come."""
+
+    def __init__(self, window_bytes: int) -> None:
+        self._pieces = _Pieces()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=window_bytes)
+        self._reader = decompressor.stream_reader(cast("IO[bytes]", self._pieces))
+
+    def inflate(self, piece: memoryview, length: int) -> memoryview:
+        """`length` bytes, however much the piece might inflate to."""
+        self._pieces.left = piece
+        data = memoryview(bytearray(length))
+        done = 0
+        while done < length:
+            try:
+                n = self._reader.readinto(data[done:])
+            except zstandard.ZstdError as error:
+                raise ProtocolBroken(f"A frame cannot be decompressed: {error}.") from error
+            if n == 0:
+                raise ProtocolBroken("A frame is shorter than it says.")
+            done += n
+        return data
+
+
+class _Pieces:
+    def __init__(self) -> None:
+        self.left = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        taken, self.left = self.left[:size], self.left[size:]
+        return bytes(taken)
