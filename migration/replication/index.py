@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from migration.replication.errors import VolumeFailed
+from migration.replication.errors import Refused, VolumeFailed
 
 Digests = npt.NDArray[np.uint64]  # shape (n, 2)
 DIGEST_BYTES = 16
 HEADER_BYTES = 4096
 FORMAT = 1
+BLOCK_BYTES = (512, 1 << 20)
+MOST_SUPER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class Layout:
     size: int
     block_bytes: int = 4096
     blocks_per_super: int = 256
+
+    def check(self) -> None:
+        """Raises Refused for a cut that no end can work with."""
+        least, most = BLOCK_BYTES
+        if not least <= self.block_bytes <= most or self.block_bytes & (self.block_bytes - 1):
+            raise Refused(
+                f"Blocks cannot have {self.block_bytes} bytes: a power of two is needed, "
+                f"{least} to {most}."
+            )
+        if self.blocks_per_super < 1 or self.super_bytes > MOST_SUPER_BYTES:
+            raise Refused(f"{self.blocks_per_super} blocks cannot make a superblock.")
+        if self.size <= 0 or self.n_blocks >= 1 << 32:
+            raise Refused(
+                f"A volume of {self.size} bytes cannot be cut into blocks of {self.block_bytes}."
+            )
 
     @property
     def super_bytes(self) -> int:

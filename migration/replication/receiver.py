@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from migration.replication.digests import content_digests
-from migration.replication.errors import ProtocolBroken, Refused, ReplicationError
+from migration.replication.errors import Interrupted, ProtocolBroken, Refused, ReplicationError
 from migration.replication.frames import Blocks, Frame
 from migration.replication.index import Digests, Layout
 from migration.replication.shadow import DIRECT, STAGED, Pass, Shadow
@@ -24,7 +24,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Settled, hence acknowledged, at least so often: what an interruption may cost to send again.
 WINDOW_BYTES = 32 << 20
 LIST_BYTES = 4 << 20
-BLOCK_SIZES = (512, 1 << 20)
 MOST_WINDOW = 1 << 27
 MOST_FRAME_BYTES = 64 << 20
 
@@ -96,6 +95,10 @@ class Session:
                     self._tell_digests(body)
                 else:
                     self._take_passes(body)
+        except Interrupted:
+            if self._shadow:
+                self._shadow.settle()
+            raise
         finally:
             self._close()
 
@@ -139,7 +142,7 @@ class Session:
             layout = Layout(
                 int(hello["size"]), int(hello["block_bytes"]), int(hello["blocks_per_super"])
             )
-            base = str(hello["base"]) if hello.get("base") else None
+            base = None if hello.get("base") is None else str(hello["base"])
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolBroken(f"A greeting lacks something: {error}.") from error
         if hello.get("protocol") != PROTOCOL:
@@ -148,9 +151,9 @@ class Session:
             )
         if mode not in (STAGED, DIRECT):
             raise ProtocolBroken(f"There is no mode {mode!r}.")
-        for each in filter(None, (name, base)):
+        for each in (name,) if base is None else (name, base):
             _check_name(each)
-        _check_layout(layout)
+        layout.check()
         shadow = self._shadow = self._store.open_or_create(
             name, layout, base, self._channel.keep_alive
         )
@@ -284,17 +287,3 @@ class _Incoming:
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise Refused(f"{name!r} cannot be the name of a shadow.")
-
-
-def _check_layout(layout: Layout) -> None:
-    least, most = BLOCK_SIZES
-    if not least <= layout.block_bytes <= most or layout.block_bytes & (layout.block_bytes - 1):
-        raise Refused(
-            f"Blocks of {layout.block_bytes} bytes: a power of two is needed, {least} to {most}."
-        )
-    if not 1 <= layout.blocks_per_super <= 4096 or layout.super_bytes > MOST_FRAME_BYTES // 2:
-        raise Refused(f"{layout.blocks_per_super} blocks cannot make a superblock.")
-    if layout.size <= 0 or layout.n_blocks >= 1 << 32:
-        raise Refused(
-            f"A volume of {layout.size} bytes cannot be cut into blocks of {layout.block_bytes}."
-        )

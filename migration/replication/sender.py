@@ -118,6 +118,7 @@ def send(
     can still be brought there.
     """
     layout = Layout(source.size, request.block_bytes, request.blocks_per_super)
+    layout.check()
     channel.send_json(
         Kind.HELLO,
         protocol=PROTOCOL,

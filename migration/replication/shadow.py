@@ -152,6 +152,11 @@ class Shadow:
         self._pass = Pass(self, mode)
         return self._pass
 
+    def settle(self) -> None:
+        """What the pass under way has brought would outlive a crash."""
+        if self._pass:
+            self._pass.settle()
+
     def discard(self) -> None:
         """Forget the pass under way. What a direct one has written stays, and is learned."""
         if not self.is_passing:

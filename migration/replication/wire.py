@@ -1,13 +1,16 @@
 """Messages between two ends, over one TCP connection under mutual TLS.
 
-A message is a head of 13 bytes and a body. Head, little-endian: kind (1 byte), length of the body
-(4), XXH3-64 of kind, length and body (8). docs/replication.md says what each kind holds.
+A message is a head of 17 bytes and a body. Head, little-endian: kind (1 byte), length of the body
+(4), XXH32 of those five bytes (4), XXH3-64 of the body (8). The head has a checksum of its own, or
+an end would wait for the rest of a body whose length was changed on its way. docs/replication.md
+says what each kind holds.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -19,14 +22,21 @@ import numpy.typing as npt
 import xxhash
 import zstandard
 
-from migration.replication.errors import BY_CODE, Interrupted, ProtocolBroken, ReplicationError
+from migration.replication.errors import (
+    BY_CODE,
+    Interrupted,
+    ProtocolBroken,
+    Refused,
+    ReplicationError,
+)
 
 PROTOCOL = 1
-HEAD = struct.Struct("<BIQ")
+HEAD = struct.Struct("<BIIQ")
 MOST_BYTES = 64 << 20
 # As long as an end may be silent; one that looks through a volume sends NEWS meanwhile.
 SILENCE_S = 120.0
 NEWS_EVERY_S = 5.0
+CHANGED = "A message was changed on its way; what was stored is kept."
 
 
 class Kind(IntEnum):
@@ -68,18 +78,19 @@ class Channel:
         self._last_sent = time.monotonic()
 
     def send(self, kind: Kind, body: bytes | memoryview = b"") -> None:
-        checksum = _checksum(kind, body)
-        message = HEAD.pack(kind, len(body), checksum)
+        head = HEAD.pack(
+            kind, len(body), _head_checksum(kind, len(body)), xxhash.xxh3_64_intdigest(body)
+        )
         if self._pace:
-            self._pace(len(message) + len(body))
+            self._pace(len(head) + len(body))
         try:
             # Not `sendmsg`: it may take a part only, and a paced link then waits for ever.
-            self._connection.sendall(message + body if len(body) < 65536 else message)
+            self._connection.sendall(head + body if len(body) < 65536 else head)
             if len(body) >= 65536:
                 self._connection.sendall(body)
         except OSError as error:
             self._say_why(error)
-        self.sent_bytes += len(message) + len(body)
+        self.sent_bytes += len(head) + len(body)
         self._last_sent = time.monotonic()
 
     def send_json(self, kind: Kind, **values: Any) -> None:
@@ -110,12 +121,14 @@ class Channel:
         return from_json(self.receive(*expected)[1])
 
     def _receive(self) -> tuple[Kind, memoryview]:
-        number, length, checksum = HEAD.unpack(self._exactly(HEAD.size))
+        number, length, head_checksum, checksum = HEAD.unpack(self._exactly(HEAD.size))
+        if _head_checksum(number, length) != head_checksum:
+            raise Interrupted(CHANGED)
         if length > MOST_BYTES:
             raise ProtocolBroken(f"A message of {length} bytes came; {MOST_BYTES} is the most.")
         body = self._exactly(length)
-        if _checksum(number, body) != checksum:
-            raise Interrupted("A message was changed on its way; what was stored is kept.")
+        if xxhash.xxh3_64_intdigest(body) != checksum:
+            raise Interrupted(CHANGED)
         try:
             return Kind(number), body
         except ValueError as error:
@@ -128,7 +141,7 @@ class Channel:
             try:
                 n = self._connection.recv_into(data[done:])
             except OSError as error:
-                raise Interrupted(f"The connection failed: {error}.") from error
+                raise _failure(error) from error
             if n == 0:
                 raise Interrupted("The other end closed the connection.")
             done += n
@@ -143,7 +156,7 @@ class Channel:
                 if kind is Kind.ERROR:
                     _raise_told(body)
         except Interrupted:
-            raise Interrupted(f"The connection failed: {error}.") from error
+            raise _failure(error) from error
 
     def end(self) -> None:
         """Close, once what was sent has been taken: a reset would destroy an error on its way."""
@@ -156,6 +169,12 @@ class Channel:
             pass
         finally:
             self._connection.close()
+
+
+def _failure(error: OSError) -> ReplicationError:
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
+        return Refused(f"The other end does not accept this relay's certificate: {error.reason}.")
+    return Interrupted(f"The connection failed: {error}.")
 
 
 def from_json(body: memoryview) -> dict[str, Any]:
@@ -182,10 +201,8 @@ def _raise_told(body: memoryview) -> NoReturn:
     raise kind(str(told.get("text", "The other end failed and did not say why.")))
 
 
-def _checksum(kind: int, body: bytes | memoryview) -> int:
-    state = xxhash.xxh3_64(bytes((kind,)) + len(body).to_bytes(4, "little"))
-    state.update(body)
-    return state.intdigest()
+def _head_checksum(kind: int, length: int) -> int:
+    return xxhash.xxh32_intdigest(bytes((kind,)) + length.to_bytes(4, "little"))
 
 
 class Inflater:
