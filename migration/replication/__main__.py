@@ -15,19 +15,20 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from migration.replication.certificates import Authority, server_context
 from migration.replication.connecting import connected
 from migration.replication.errors import ReplicationError
+from migration.replication.nbd import NbdVolume
 from migration.replication.pacing import EFFORTS, Pace
 from migration.replication.receiver import Receiver
 from migration.replication.sender import Progress, Request, send
 from migration.replication.shadow import DIRECT, STAGED
 from migration.replication.store import Store
 from migration.replication.verification import verify
-from migration.replication.volume import FileVolume
+from migration.replication.volume import Volume, open_volume
 
 FAILED, RETRIABLE = 1, 75  # as in sysexits.h: EX_TEMPFAIL
 MBIT = 1e6 / 8
@@ -61,17 +62,17 @@ def _send(options: argparse.Namespace) -> int:
         options.cache / options.name,
         mode=DIRECT if options.direct else STAGED,
         base=options.base,
-        changes=_ranges(options.changes) if options.changes else None,
         first=_ranges(options.first) if options.first else (),
         effort=options.effort,
         is_consistent=not options.live,
     )
     with (
-        FileVolume(options.source) as source,
+        open_volume(options.source, bitmap=getattr(options, "bitmap", None)) as source,
         connected(
             *options.to, certificates=options.certificates, name=options.peer, pace=pace
         ) as channel,
     ):
+        request = replace(request, changes=_changes(options, source))
         report = send(source, channel, request, progress=_teller(options.json))
     if options.json:
         print(json.dumps(asdict(report)))
@@ -85,7 +86,7 @@ def _send(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     with (
-        FileVolume(options.source) as source,
+        open_volume(options.source, bitmap=getattr(options, "bitmap", None)) as source,
         connected(*options.to, certificates=options.certificates, name=options.peer) as channel,
     ):
         found = verify(source, channel, options.name)
@@ -130,6 +131,12 @@ def _mb(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.1f} MB"
 
 
+def _changes(options: argparse.Namespace, source: Volume) -> list[tuple[int, int]] | None:
+    if options.bitmap and isinstance(source, NbdVolume):
+        return list(source.dirty_ranges())
+    return _ranges(options.changes) if options.changes else None
+
+
 def _ranges(path: Path) -> list[tuple[int, int]]:
     """Of a JSON list of {"start": …, "length": …}, as `qemu-img map --output=json` prints."""
     try:
@@ -151,11 +158,11 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _place(text: str) -> tuple[str, Path]:
+def _place(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
-    return name, Path(path)
+    return name, path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="file or device of one shadow; others are files in their folder",
+        help="file, device or NBD export of one shadow; others are files in their folder",
     )
     serve.set_defaults(run=_serve)
 
@@ -184,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "compare all that both hold"),
     ):
         command = commands.add_parser(name, help=about)
-        command.add_argument("source", type=Path, help="file or device")
+        command.add_argument("source", help="file, device, or nbd://HOST/EXPORT")
         command.add_argument("--to", type=_address, required=True, metavar="HOST:PORT")
         command.add_argument("--name", required=True, help="of the shadow")
         command.add_argument("--peer", help="name in the other end's certificate, if not its host")
@@ -211,6 +218,7 @@ def _add_sending(command: argparse.ArgumentParser) -> None:
     command.add_argument("--direct", action="store_true", help="write as blocks come")
     command.add_argument("--base", help="a shadow that a new one begins with a copy of")
     command.add_argument("--changes", type=Path, help="JSON ranges outside which nothing changed")
+    command.add_argument("--bitmap", help="of QEMU: send what it says is dirty")
     command.add_argument("--first", type=Path, help="JSON ranges to send before the rest")
     command.add_argument("--effort", choices=EFFORTS, help="of compression; else by the link")
     command.add_argument("--limit-mbit", type=float, help="megabits a second")

@@ -38,7 +38,7 @@ from migration.replication.errors import Refused, VolumeFailed
 from migration.replication.frames import Frame, runs_of
 from migration.replication.index import BlockIndex, Digests, Hasher, Layout
 from migration.replication.journal import Journal
-from migration.replication.volume import FileVolume
+from migration.replication.volume import FileVolume, Volume, made_volume, open_volume
 
 Blocks = npt.NDArray[np.int64]
 STAGED, DIRECT = "staged", "direct"
@@ -85,7 +85,7 @@ class Shadow:
 
     def __init__(self, folder: Path, lock: int, facts: dict[str, Any]) -> None:
         self.folder, self._lock = folder, lock
-        self.volume = FileVolume(Path(facts["volume"]), writable=True)
+        self.volume: Volume = open_volume(facts["volume"], writable=True)
         self.point = RecoveryPoint(**facts["point"])
         self.index = BlockIndex.open(folder / "index")
         self.layout = self.index.layout
@@ -100,20 +100,20 @@ class Shadow:
             self._apply(Commit.load(folder / "commit"), lambda: None)
 
     @classmethod
-    def create(cls, folder: Path, layout: Layout, volume: Path) -> Shadow:
+    def create(cls, folder: Path, layout: Layout, volume: str) -> Shadow:
         """A shadow of zeros. A volume that is there must be as large, and is zeroed if need be
         by the first pass."""
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder)
         try:
-            made = FileVolume.create(volume, layout.size)
+            made = made_volume(volume, layout.size)
             is_blank = next(made.data_ranges(), None) is None
             made.close()
             index = BlockIndex.create(
                 folder / "index", layout, secrets.randbits(SEED_BITS), 0 if is_blank else None
             )
             index.close()
-            facts = {"volume": str(volume), "point": asdict(RecoveryPoint())}
+            facts = {"volume": volume, "point": asdict(RecoveryPoint())}
             write_durably(folder / "shadow.json", json.dumps(facts).encode())
             shadow = cls(folder, lock, facts)
         except BaseException:
@@ -235,7 +235,7 @@ class Shadow:
         if layout != self.layout:
             self.discard()
             self.volume.close()
-            self.volume = FileVolume.create(Path(self.volume.name), layout.size)
+            self.volume = made_volume(self.volume.name, layout.size)
             seed = self.index.header.seed
             self.index.close()
             self.index = BlockIndex.create(self.folder / "index", layout, seed, None)
@@ -291,7 +291,7 @@ class Pass:
         self._shadow, self.mode = shadow, mode
         self._journal = Journal(shadow.folder / "journal")
         self._unsettled: list[tuple[Blocks, Digests]] = []
-        self._place = shadow.volume
+        self._place: Volume = shadow.volume
         if mode == STAGED:
             self._place = FileVolume.create(shadow.folder / "staged", shadow.layout.size)
 
@@ -337,7 +337,7 @@ class Pass:
         good = b"".join(content[row * size : (row + 1) * size] for row in np.flatnonzero(is_good))
         return to[is_good], memoryview(good), to[~is_good]
 
-    def _read(self, volume: FileVolume, blocks: Blocks) -> memoryview:
+    def _read(self, volume: Volume, blocks: Blocks) -> memoryview:
         size = self._shadow.layout.block_bytes
         content = memoryview(bytearray(len(blocks) * size))
         at = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from migration.replication.errors import Refused
 from migration.replication.index import Layout
 from migration.replication.shadow import Shadow
-from migration.replication.volume import FileVolume
+from migration.replication.volume import copy_range, made_volume
 
 COPY_BYTES = 16 << 20
 
@@ -18,7 +18,7 @@ COPY_BYTES = 16 << 20
 class Store:
     """places : where the volumes of some shadows are, by name; others are files in their folder"""
 
-    def __init__(self, folder: Path, places: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, folder: Path, places: Mapping[str, str] | None = None) -> None:
         self._folder, self._places = folder, dict(places or {})
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -33,25 +33,25 @@ class Store:
         folder = self._folder / name
         if (folder / "shadow.json").exists():
             return Shadow.open(folder)
-        volume = self._places.get(name, folder / "volume")
+        volume = self._places.get(name, str(folder / "volume"))
         if base is not None:
             folder.mkdir(exist_ok=True)
             self._copy(base, volume, layout.size, alive)
         return Shadow.create(folder, layout, volume)
 
-    def _copy(self, base: str, volume: Path, size: int, alive: Callable[[], None]) -> None:
+    def _copy(self, base: str, volume: str, size: int, alive: Callable[[], None]) -> None:
         """Shares the blocks where the file system can."""
         shadow = self.open(base)
         try:
             if shadow.generation is None:
                 raise Refused(f"{base} is at no recovery point, so nothing can begin with it.")
-            target = FileVolume.create(volume, size)
+            target = made_volume(volume, size)
             try:
                 for start, end in shadow.volume.data_ranges():
                     while start < min(end, size):
                         alive()
                         n = min(COPY_BYTES, min(end, size) - start)
-                        start += shadow.volume.copy_to(target, start, n)
+                        start += copy_range(shadow.volume, target, start, n)
             finally:
                 target.close()
         finally:

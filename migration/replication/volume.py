@@ -52,6 +52,43 @@ class Volume(Protocol):
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_volume(where: str, *, writable: bool = False, bitmap: str | None = None) -> Volume:
+    """where : path of a file or device, or address of an NBD export; see `nbd`"""
+    if where.startswith(("nbd://", "nbd+unix://")):
+        from migration.replication.nbd import NbdVolume
+
+        return NbdVolume(where, writable=writable, bitmap=bitmap)
+    return FileVolume(Path(where), writable=writable)
+
+
+def made_volume(where: str, size: int) -> Volume:
+    """As `open_volume`, to be written to; a file is made, or brought to this size."""
+    if where.startswith(("nbd://", "nbd+unix://")):
+        return open_volume(where, writable=True)
+    return FileVolume.create(Path(where), size)
+
+
+def copy_range(source: Volume, to: Volume, at: int, length: int) -> int:
+    """To the same position; the bytes copied, which may be fewer. Files of one file system that
+    can share blocks will."""
+    if isinstance(source, FileVolume) and isinstance(to, FileVolume):
+        with _failures_of(to.name, at):
+            try:
+                if n := os.copy_file_range(source._file, to._file, length, at, at):
+                    return n
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+    content = memoryview(bytearray(length))
+    source.read_into(content, at)
+    to.write(content, at)
+    return length
+
 
 class FileVolume:
     """A file, or a block device."""
@@ -130,22 +167,6 @@ class FileVolume:
         if number in (errno.EOPNOTSUPP, errno.ENOSYS):
             return False
         raise OSError(number, os.strerror(number))
-
-    def copy_to(self, other: FileVolume, at: int, length: int) -> int:
-        """To the same position of the other; the bytes copied, which may be fewer."""
-        with _failures_of(other.name, at):
-            try:
-                n = os.copy_file_range(self._file, other._file, length, at, at)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-                n = 0
-        if n == 0:
-            content = memoryview(bytearray(length))
-            self.read_into(content, at)
-            other.write(content, at)
-            n = length
-        return n
 
     def flush(self) -> None:
         with _failures_of(self.name):

@@ -11,7 +11,7 @@ from migration.replication.receiver import attend
 from migration.replication.sender import Report, Request, send
 from migration.replication.store import Store
 from migration.replication.verification import Verification, verify
-from migration.replication.volume import FileVolume
+from migration.replication.volume import open_volume
 from migration.replication.wire import Channel
 
 
@@ -30,14 +30,14 @@ class Ends:
         request = {"volume": "desk", "folder": self.folder / "cache"} | request
 
         def make(channel: Channel) -> Report:
-            with FileVolume(self.source) as source:
+            with open_volume(str(self.source)) as source:
                 return send(source, channel, Request(**request))
 
         return self._over(make, hurt)
 
     def verify(self, name: str = "desk") -> Verification:
         def compare(channel: Channel) -> Verification:
-            with FileVolume(self.source) as source:
+            with open_volume(str(self.source)) as source:
                 return verify(source, channel, name)
 
         return self._over(compare, None)
