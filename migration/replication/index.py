@@ -169,6 +169,10 @@ class BlockIndex:
         self.table[number] = digest
         os.pwrite(self._file, page.tobytes(), self._pages_at + number * self._page_bytes)
 
+    def forget(self) -> None:
+        """The volume is not known to hold what the index says."""
+        self._write_header(None)
+
     def seal(self, generation: int) -> None:
         """The changes make a recovery point; it outlives a power failure."""
         os.pwrite(self._file, self.table.tobytes(), HEADER_BYTES)

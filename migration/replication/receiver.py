@@ -88,11 +88,17 @@ class Session:
     def run(self) -> None:
         try:
             while True:
-                kind, body = self._channel.receive(Kind.HELLO, Kind.ASK_DIGESTS, Kind.BYE)
+                kind, body = self._channel.receive_next(
+                    Kind.HELLO, Kind.ASK_DIGESTS, Kind.DEMOTE, Kind.BYE
+                )
                 if kind is Kind.BYE:
                     return
                 if kind is Kind.ASK_DIGESTS:
                     self._tell_digests(body)
+                elif kind is Kind.DEMOTE:
+                    self._open(body).demote()
+                    self._close()
+                    self._channel.send(Kind.DEMOTED)
                 else:
                     self._take_passes(body)
         except Interrupted:
@@ -157,6 +163,7 @@ class Session:
         shadow = self._shadow = self._store.open_or_create(
             name, layout, base, self._channel.keep_alive
         )
+        _need_unpromoted(shadow)
         shadow.make_ready(layout, self._channel.keep_alive)
         is_resuming = shadow.is_passing
         under_way = shadow.begin(mode)
@@ -193,16 +200,22 @@ class Session:
             log.error("%s: superblocks %s hold other than was sent", shadow.volume.name, damaged)
             self._channel.send(Kind.DAMAGED, damaged.astype("<u4").tobytes())
             return False
+        if request.get("promote"):
+            shadow.promote()
         self._channel.send_json(Kind.COMMITTED, generation=shadow.generation, root=shadow.root())
         return True
+
+    def _open(self, body: memoryview) -> Shadow:
+        name = str(from_json(body).get("volume"))
+        _check_name(name)
+        self._shadow = self._store.open(name)
+        return self._shadow
 
     def _tell_digests(self, body: memoryview) -> None:
         """What the volume really holds, by a hash that nobody can prepare collisions of; blocks
         that are not as the index has them are learned, so that the next pass repairs them."""
-        request = from_json(body)
-        name = str(request.get("volume"))
-        _check_name(name)
-        shadow = self._shadow = self._store.open(name)
+        shadow = self._open(body)
+        _need_unpromoted(shadow)
         shadow.discard()
         before = shadow.generation
         damaged = shadow.learn(self._channel.keep_alive)
@@ -282,6 +295,13 @@ class _Incoming:
         self._pass.settle()
         self._unsettled_bytes = 0
         self._channel.send(Kind.STORED, self._n_frames.to_bytes(8, "little"))
+
+
+def _need_unpromoted(shadow: Shadow) -> None:
+    if shadow.is_promoted:
+        raise Refused(
+            f"{shadow.folder.name} is no shadow: a machine was started on it. Demote it first."
+        )
 
 
 def _check_name(name: str) -> None:

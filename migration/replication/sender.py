@@ -70,6 +70,7 @@ class Request:
     first : ranges to send before the rest
     effort : of pacing.EFFORTS, None to choose by the link
     is_consistent : the volume stands still while it is read
+    is_promoted : a machine will be started on the shadow, which takes no more passes until `demote`
     """
 
     volume: str
@@ -80,6 +81,7 @@ class Request:
     first: Iterable[tuple[int, int]] = ()
     effort: str | None = None
     is_consistent: bool = True
+    is_promoted: bool = False
     taken_at: datetime | None = None
     block_bytes: int = 4096
     blocks_per_super: int = 256
@@ -145,6 +147,12 @@ def send(
             sending.close()
     finally:
         cache.close()
+
+
+def demote(channel: Channel, volume: str) -> None:
+    """Make a volume on which no machine runs any more a shadow again."""
+    channel.send_json(Kind.DEMOTE, volume=volume)
+    channel.receive(Kind.DEMOTED)
 
 
 class _Cache:
@@ -469,6 +477,7 @@ class _Sending:
                 Kind.COMMIT,
                 taken_at=taken_at.isoformat(),
                 is_consistent=self._request.is_consistent,
+                promote=self._request.is_promoted,
             )
             self._tell("applying", always=True)
             kind, body = self._receive_answer()

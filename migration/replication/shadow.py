@@ -87,6 +87,7 @@ class Shadow:
         self.folder, self._lock = folder, lock
         self.volume: Volume = open_volume(facts["volume"], writable=True)
         self.point = RecoveryPoint(**facts["point"])
+        self.is_promoted: bool = facts.get("is_promoted", False)
         self.index = BlockIndex.open(folder / "index")
         self.layout = self.index.layout
         if self.volume.size < self.layout.size:
@@ -244,6 +245,17 @@ class Shadow:
             self.discard()
             self.learn(alive)
 
+    def promote(self) -> None:
+        """A machine is about to run on the volume: it takes no passes any more."""
+        self.is_promoted = True
+        self._save()
+
+    def demote(self) -> None:
+        """No machine runs on the volume any more. What it holds is learned by the next pass."""
+        self.index.forget()
+        self.is_promoted = False
+        self._save()
+
     def learn(self, alive: Callable[[], None]) -> Blocks:
         """Hash the whole volume anew; the superblocks that are not as the index had them."""
         differing = []
@@ -273,7 +285,11 @@ class Shadow:
         return root_of(self.index)
 
     def _save(self) -> None:
-        facts = {"volume": self.volume.name, "point": asdict(self.point)}
+        facts = {
+            "volume": self.volume.name,
+            "point": asdict(self.point),
+            "is_promoted": self.is_promoted,
+        }
         write_durably(self.folder / "shadow.json", json.dumps(facts).encode())
 
     def close(self) -> None:

@@ -36,6 +36,13 @@ MOST_BYTES = 64 << 20
 # As long as an end may be silent; one that looks through a volume sends NEWS meanwhile.
 SILENCE_S = 120.0
 NEWS_EVERY_S = 5.0
+# A machine that vanished is noticed within two minutes, though nothing is sent.
+KEEPALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 60,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
 CHANGED = "A message was changed on its way; what was stored is kept."
 
 
@@ -53,7 +60,7 @@ class Kind(IntEnum):
     FRAME = 11  # length when decompressed (4 bytes), then the next piece of the stream
     STORED = 12  # number (8 bytes) of frames of this connection that will outlive a crash
     CHECK = 13  # superblocks changed: numbers (4 bytes each), then their hashes
-    COMMIT = 14  # JSON: make this a recovery point
+    COMMIT = 14  # JSON: make this a recovery point, and perhaps the volume of a machine
     WANTED = 15  # blocks, 4 bytes each, that must be sent as data before a commit
     COMMITTED = 16  # JSON: generation, root
     DISCARD = 17  # forget what this pass brought
@@ -63,6 +70,8 @@ class Kind(IntEnum):
     DAMAGED = 21  # superblocks, 4 bytes each, whose content is not to be relied on
     BYE = 22
     FACTS = 23  # JSON: recovery point and size of a shadow
+    DEMOTE = 24  # JSON: nothing runs on this volume any more; it is a shadow again
+    DEMOTED = 25
 
 
 class Channel:
@@ -74,6 +83,9 @@ class Channel:
         self._connection = connection
         self._pace = pace
         connection.settimeout(SILENCE_S)
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            for option, value in KEEPALIVE.items():
+                connection.setsockopt(*option, value)
         self.sent_bytes = self.received_bytes = 0
         self._last_sent = time.monotonic()
 
@@ -100,6 +112,14 @@ class Channel:
         """To be called now and then while one does something long."""
         if time.monotonic() - self._last_sent > NEWS_EVERY_S:
             self.send(Kind.NEWS)
+
+    def receive_next(self, *expected: Kind) -> tuple[Kind, memoryview]:
+        """As `receive`, between passes: however long the other end takes, if it is there."""
+        self._connection.settimeout(None)
+        try:
+            return self.receive(*expected)
+        finally:
+            self._connection.settimeout(SILENCE_S)
 
     def receive(self, *expected: Kind) -> tuple[Kind, memoryview]:
         """The next message; news are passed over unless expected.

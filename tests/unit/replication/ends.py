@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from migration.replication.receiver import attend
-from migration.replication.sender import Report, Request, send
+from migration.replication.sender import Report, Request, demote, send
 from migration.replication.store import Store
 from migration.replication.verification import Verification, verify
 from migration.replication.volume import open_volume
@@ -41,6 +42,9 @@ class Ends:
                 return verify(source, channel, name)
 
         return self._over(compare, None)
+
+    def demote(self) -> None:
+        self._over(partial(demote, volume="desk"), None)
 
     def _over(self, act, hurt):
         ours, theirs = socket.socketpair()
@@ -88,6 +92,10 @@ class Cut:
         self._left = 0
         self._connection.close()
         raise ConnectionResetError("cut")
+
+    @property
+    def family(self) -> int:
+        return self._connection.family
 
     def settimeout(self, seconds: float) -> None:
         self._connection.settimeout(seconds)

@@ -142,6 +142,19 @@ def test_two_cannot_work_on_one_shadow(ends):
     shadow.close()
 
 
+def test_a_volume_that_a_machine_runs_on_takes_no_passes(ends):
+    ends.send(is_promoted=True)
+    for act in (ends.send, ends.verify):
+        with pytest.raises(Refused, match="a machine was started on it"):
+            act()
+    volume = ends.folder / "store/desk/volume"
+    volume.write_bytes(b"by the machine" + volume.read_bytes()[14:])
+    ends.demote()
+    report = ends.send()
+    assert report.data_bytes == 4096
+    assert ends.held() == ends.source.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["../escape", "", ".hidden", "a/b", "x" * 200])
 def test_a_name_stays_within_the_store(ends, name):
     with pytest.raises(Refused, match="cannot be the name of a shadow"):
