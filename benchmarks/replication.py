@@ -147,7 +147,8 @@ class _Bench:
         choose, source = random.Random(SEED), folder / "volume"
         seconds = []
         with source.open("wb") as file:
-            file.write(choose.randbytes(256 * MIB))
+            for _ in range(256):
+                file.write(choose.randbytes(MIB))
             file.truncate(size)
         with self._serving(folder / "shadows", "127.0.0.1", None) as far_end:
             self._send(source, folder / "cache", "127.0.0.1", None, "--direct")

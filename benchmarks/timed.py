@@ -8,7 +8,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+KIB = 1024
+LOOK_EVERY_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,29 @@ def running(command: Sequence[str]) -> Iterator[Running]:
     try:
         yield it
     finally:
+        peak_kib = _peak_kib(process.pid)
         process.terminate()
-        it.timed = _wait(it)
+        timed = _wait(it)
+        it.timed = replace(timed, rss_mb=max(timed.rss_mb, peak_kib * KIB / 1e6))
         assert process.stdout
         process.stdout.close()
 
 
 def _wait(it: Running) -> Timed:
-    _, status, used = os.wait4(it.process.pid, 0)
+    # Not ru_maxrss: it remembers the process that this one was forked from.
+    peak_kib = 0
+    while True:
+        peak_kib = max(peak_kib, _peak_kib(it.process.pid))
+        pid, status, used = os.wait4(it.process.pid, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(LOOK_EVERY_S)
     it.process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - it.started
-    return Timed(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * _KIB / 1e6, "")
+    return Timed(wall, used.ru_utime + used.ru_stime, peak_kib * KIB / 1e6, "")
 
 
-_KIB = 1024
+def _peak_kib(pid: int) -> int:
+    """0 once it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) for line in status.splitlines() if line[:6] == "VmHWM:"), 0)

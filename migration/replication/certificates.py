@@ -10,7 +10,6 @@ Folder of a relay: trusted.pem, relay.key, relay.pem
 from __future__ import annotations
 
 import os
-import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from migration.replication.errors import Refused
 
 AUTHORITY_DAYS, RELAY_DAYS = 3650, 90
 # Clocks of two regions may differ.
@@ -106,36 +103,9 @@ class Authority:
         _write(self._folder / "authority.pem", certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def server_context(folder: Path) -> ssl.SSLContext:
-    """Only peers with a certificate of a trusted authority are served."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, folder)
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def client_context(folder: Path) -> ssl.SSLContext:
-    """The server must prove the name that it is connected to by."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, folder)
-
-
 def expires_at(folder: Path) -> datetime:
     """When the certificate of the relay in this folder ends."""
     return x509.load_pem_x509_certificate((folder / "relay.pem").read_bytes()).not_valid_after_utc
-
-
-def _context(protocol: int, folder: Path) -> ssl.SSLContext:
-    """Raises Refused for a certificate that no other end would accept, before one is asked."""
-    end = expires_at(folder)
-    if end <= datetime.now(UTC):
-        raise Refused(
-            f"The certificate {folder / 'relay.pem'} expired on {end:%Y-%m-%d at %H:%M} UTC. "
-            "Issue a new one; shadows stay at their last recovery points until then."
-        )
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(folder / "relay.pem", folder / "relay.key")
-    context.load_verify_locations(folder / "trusted.pem")
-    return context
 
 
 def _described(

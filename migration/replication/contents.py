@@ -27,7 +27,9 @@ class ContentPlaces:
         n_slots = min(1 << max(n_blocks // 2, 1).bit_length(), MOST_SLOTS)
         shape = (WAYS, n_slots)
         is_there = path.exists() and path.stat().st_size == WAYS * n_slots * 8
-        self._slots = np.memmap(path, dtype=np.uint64, mode="r+" if is_there else "w+", shape=shape)
+        mapped = np.memmap(path, dtype=np.uint64, mode="r+" if is_there else "w+", shape=shape)
+        # A plain view of it: each access to a memmap makes another memmap.
+        self._slots = np.asarray(mapped)
         self._mask = np.uint64(n_slots - 1)
 
     def note(self, digests: Digests, blocks: Blocks) -> None:

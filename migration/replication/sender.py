@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +34,8 @@ FRAMES_AHEAD = 2
 PAGES_AT_ONCE = 1024
 ROUNDS = 3
 TELL_EVERY_S = 0.5
-# So long is looked how fast the link is.
-LOOK_S = 2.0
+# After so many frames the link's speed is known.
+FRAMES_TO_TRY = 5
 
 
 @dataclass(frozen=True)
@@ -550,8 +551,7 @@ class _Stream:
         self.effort = effort or "balanced"
         self._compress: Any = None
         self._n_frames, self._n_stored, self._unstored = 0, 0, [0]
-        self._busy_s = self._sent_bytes = 0.0
-        self._began = time.monotonic()
+        self._rates: list[float] = []
 
     def send(self, frame: bytes) -> None:
         if self._compress is None:
@@ -559,10 +559,7 @@ class _Stream:
         piece = self._compress.compress(frame) + self._compress.flush(
             zstandard.COMPRESSOBJ_FLUSH_BLOCK
         )
-        started = time.monotonic()
         self._channel.send(Kind.FRAME, len(frame).to_bytes(4, "little") + piece)
-        self._busy_s += time.monotonic() - started
-        self._sent_bytes += len(piece)
         self._n_frames += 1
         self._unstored.append(self._unstored[-1] + len(frame))
         while self._unstored[self._n_frames] - self._unstored[self._n_stored] > MOST_UNSTORED_BYTES:
@@ -576,11 +573,15 @@ class _Stream:
         self._channel.send_json(Kind.STREAM, codec="zstd", window_bytes=effort.window_bytes)
 
     def _reconsider(self) -> None:
-        """Sending that waits for the link tells how fast it is."""
-        if self._is_chosen or time.monotonic() - self._began < LOOK_S:
+        """The first frames tell how fast the link is."""
+        if self._is_chosen:
+            return
+        if rate := self._channel.link_bytes_per_s():
+            self._rates.append(rate)
+        if self._n_frames < FRAMES_TO_TRY:
             return
         self._is_chosen = True
-        better = effort_for(self._sent_bytes / max(self._busy_s, 1e-3))
+        better = effort_for(statistics.median(self._rates)) if self._rates else self.effort
         if better != self.effort:
             self.effort = better
             self._open()

@@ -43,6 +43,8 @@ KEEPALIVE = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
 }
+# Of linux/tcp.h: struct tcp_info up to and with tcpi_delivery_rate.
+TCP_INFO_BYTES, DELIVERY_RATE_AT = 168, 160
 CHANGED = "A message was changed on its way; what was stored is kept."
 
 
@@ -107,6 +109,18 @@ class Channel:
 
     def send_json(self, kind: Kind, **values: Any) -> None:
         self.send(kind, json.dumps(values).encode())
+
+    def link_bytes_per_s(self) -> float | None:
+        """How fast the link took what it was given last, as the kernel measured; None before it
+        did, and where there is no TCP."""
+        try:
+            info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:
+            return None
+        if len(info) < TCP_INFO_BYTES:
+            return None
+        rate = struct.unpack_from("=Q", info, DELIVERY_RATE_AT)[0]
+        return float(rate) or None
 
     def keep_alive(self) -> None:
         """To be called now and then while one does something long."""
