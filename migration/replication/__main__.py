@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+
+# No linear algebra is done here: its threads would only take time to start and to wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from migration.replication.connecting import connected, server_context
 from migration.replication.errors import ReplicationError

@@ -25,6 +25,7 @@ import fcntl
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -97,6 +98,8 @@ class Shadow:
             )
         self.hasher = Hasher(self.layout, self.index.header.seed)
         self._pass: Pass | None = None
+        for left in folder.glob("*.dropped"):
+            left.unlink(missing_ok=True)
         if (folder / "commit").exists():
             self._apply(Commit.load(folder / "commit"), lambda: None)
 
@@ -423,13 +426,24 @@ class Pass:
         self._journal.remove()
         if self._place is not self._shadow.volume:
             self._place.close()
-        (self._shadow.folder / "staged").unlink(missing_ok=True)
+            _drop(self._shadow.folder / "staged")
 
 
 def root_of(index: BlockIndex) -> str:
     state = blake3(json.dumps(asdict(replace(index.layout))).encode())
     state.update(index.table.tobytes())
     return state.hexdigest()
+
+
+def _drop(path: Path) -> None:
+    """Remove a file that may be large, without making anybody wait: freeing its blocks takes some
+    disks a second for every 50 MB."""
+    dropped = path.with_name(f"{path.name}.{secrets.token_hex(4)}.dropped")
+    try:
+        path.rename(dropped)
+    except FileNotFoundError:
+        return
+    threading.Thread(target=dropped.unlink, kwargs={"missing_ok": True}).start()
 
 
 def write_durably(path: Path, data: bytes) -> None:
