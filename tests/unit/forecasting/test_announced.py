@@ -135,6 +135,18 @@ def test_how_far_announcements_are_trusted_is_learned(
     assert least < model.announced.trust[1] <= most
 
 
+def test_a_trip_on_which_somebody_is_seen_at_home_is_hardly_believed() -> None:
+    user, when, place = at_home(20)
+    past = [(person, "lyon", -20.0, -16.0) for person in range(1, 20)]
+    start, end = (UNTIL.timestamp() + 86_400 * day for day in (-20, -16))
+    place[(user > 0) & (when >= start) & (when < end)] = "lyon"
+    under_way = [(person, "lyon", -2.0, 3.0) for person in (0, 1)]
+    place[(user == 1) & (when >= UNTIL.timestamp() - 2 * 86_400)] = "lyon"
+    model = fitted(*past, *under_way, (0, "rome", 5, 7), extra=(user, when, place))
+    assert on_day(model, 0, 0.5)["lyon"] < 0.3 < 0.95 < on_day(model, 1, 0.5)["lyon"]
+    assert on_day(model, 0, 6)["rome"] > 0.9, "that one is yet to come"
+
+
 def test_trips_of_strangers_and_trips_that_make_no_sense() -> None:
     model = fitted((99, "lyon", 2, 4))
     assert model.announced is not None and not len(model.announced)
