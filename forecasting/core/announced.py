@@ -8,7 +8,7 @@ in whose middle somebody was last seen elsewhere little is believed: they stayed
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -57,6 +57,7 @@ class Announced:
 
     trust : how often people are where they announced: at the ends of a trip, in its middle
     most : shape (n,), how likely each trip is kept at most, less where it was seen not to be
+    newcomers : numbers of those who were never seen, after all the others
     """
 
     user: IntArray
@@ -65,6 +66,7 @@ class Announced:
     end_s: FloatArray
     trust: tuple[float, float] = (AT_EDGE[0], IN_MIDDLE[0])
     most: FloatArray | None = None
+    newcomers: Mapping[Hashable, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,12 +79,15 @@ class Announced:
     ) -> Announced:
         """Number what is announced, and learn how far it can be trusted.
 
-        users, places : number of each label; trips of others are left out
+        users, places : number of each label; trips to others are left out
         seen : user, place and time of every sighting, in order of user and time; shape (n,) each
         """
-        user = np.array([users.get(u, -1) for u in trips.user.tolist()], dtype=np.int64)
+        strangers = dict.fromkeys(each for each in trips.user.tolist() if each not in users)
+        newcomers = {label: number for number, label in enumerate(strangers, start=len(users))}
+        number = {**users, **newcomers}
+        user = np.array([number[u] for u in trips.user.tolist()], dtype=np.int64)
         place = np.array([places.get(p, -1) for p in trips.place.tolist()], dtype=np.int64)
-        known = np.flatnonzero((user >= 0) & (place >= 0))
+        known = np.flatnonzero(place >= 0)
         made = cls(
             user[known],
             place[known],
@@ -109,7 +114,7 @@ class Announced:
         is_last = np.diff(seen_user, append=-1)[on_trip] != 0
         most = np.ones(len(made))
         most[trip[is_last & is_miss]] = missed
-        return replace(made, trust=(at_edge, in_middle), most=most)
+        return replace(made, trust=(at_edge, in_middle), most=most, newcomers=newcomers)
 
     def __len__(self) -> int:
         return len(self.user)

@@ -282,9 +282,17 @@ class LocationModel:
         return result
 
     def _fleet_habit_of(self, label: Hashable, at_s: FloatArray) -> FloatArray:
-        """What the fleet does at the time on a newcomer's wall, shape (n, n_places + 1)."""
+        """What the fleet does at the time on a newcomer's wall, their own announced trips heeded;
+        shape (n, n_places + 1)."""
         wall_s = wall_seconds(at_s, self.zones.get(label, UTC))
         habit: FloatArray = self.fleet_habit[hour_of_week(wall_s)]
+        if self.announced is None or label not in self.announced.newcomers:
+            return habit
+        trip = self.announced.during(np.full(len(at_s), self.announced.newcomers[label]), at_s)
+        away = np.flatnonzero(trip >= 0)
+        trust = self.announced.chance(trip[away], at_s[away])
+        habit[away] *= 1 - trust[:, None]
+        habit[away, self.announced.place[trip[away]]] += trust
         return habit
 
     def _newcomer(self, label: Hashable, at_s: FloatArray) -> dict[Any, float]:
