@@ -127,10 +127,10 @@ def _earlier(viewer: Viewer, row: ResourceDemandProfile) -> QuerySet[ResourceDem
 
 
 def _record(earlier: QuerySet[ResourceDemandProfile], whose: Q, clock: datetime) -> Record:
-    profiles = list(earlier.values_list("desktop_user_id", "starts_at", "location"))
+    profiles = list(earlier.values_list("desktop_user_id", "starts_at", "seen_at", "location"))
     if not profiles:
         return Record.of([])
-    since = min(starts_at for _, starts_at, _ in profiles)
+    since = min(starts_at for _, starts_at, _, _ in profiles)
     seen: dict[int, dict[datetime, str]] = defaultdict(dict)
     rows = Activity.objects.filter(
         whose, hour__gte=since, hour__lt=clock, site__isnull=False
@@ -138,14 +138,19 @@ def _record(earlier: QuerySet[ResourceDemandProfile], whose: Q, clock: datetime)
     for person, hour, code in rows:
         seen[person][hour] = code
     return Record.of(
-        Foretold(location, _seen_during(seen[person], starts_at))
-        for person, starts_at, location in profiles
+        Foretold(location, _seen_during(seen[person], starts_at, heeded=seen_at))
+        for person, starts_at, seen_at, location in profiles
     )
 
 
-def _seen_during(seen: Mapping[datetime, str], starts_at: datetime) -> dict[int, str]:
+def _seen_during(
+    seen: Mapping[datetime, str], starts_at: datetime, *, heeded: datetime | None
+) -> dict[int, str]:
+    """Hour of the forecast → place; without the hours up to the sighting that its map was last
+    held against, as nobody foretells what they have seen."""
     leads = {(hour - starts_at) // HOUR: code for hour, code in seen.items()}
-    return {lead: code for lead, code in leads.items() if 0 <= lead < HORIZON_HOURS}
+    first = 0 if heeded is None else (heeded - starts_at) // HOUR + 1
+    return {lead: code for lead, code in leads.items() if first <= lead < HORIZON_HOURS}
 
 
 @dataclass(frozen=True, slots=True)

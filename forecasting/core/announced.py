@@ -1,13 +1,14 @@
 """Announced travel: strong evidence of where somebody will be, and of when they will be back.
 
 How strong is learned from announcements that are over: how often people were then seen where they
-had said, apart for the first and last half day of a trip, when they may be on their way.
+had said, apart for the first and last half day of a trip, when they may be on their way. Of a trip
+in whose middle somebody was last seen elsewhere little is believed: they stayed, or are back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -20,6 +21,8 @@ EDGE_S = 12 * HOUR_S
 # How often people are where they announced, and for how many sightings that counts before any:
 # at the ends of a trip, and in its middle.
 AT_EDGE, IN_MIDDLE = (0.7, 10.0), (0.95, 20.0)
+# The same of a trip in whose middle they were last seen elsewhere.
+MISSED = (0.2, 10.0)
 SUREST = 0.995
 
 
@@ -53,6 +56,8 @@ class Announced:
     """Trips of numbered people to numbered places; shape (n,) each.
 
     trust : how often people are where they announced: at the ends of a trip, in its middle
+    most : shape (n,), how likely each trip is kept at most, less where it was seen not to be
+    newcomers : numbers of those who were never seen, after all the others
     """
 
     user: IntArray
@@ -60,6 +65,8 @@ class Announced:
     start_s: FloatArray
     end_s: FloatArray
     trust: tuple[float, float] = (AT_EDGE[0], IN_MIDDLE[0])
+    most: FloatArray | None = None
+    newcomers: Mapping[Hashable, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -72,12 +79,15 @@ class Announced:
     ) -> Announced:
         """Number what is announced, and learn how far it can be trusted.
 
-        users, places : number of each label; trips of others are left out
-        seen : user, place and time of every sighting, shape (n,) each
+        users, places : number of each label; trips to others are left out
+        seen : user, place and time of every sighting, in order of user and time; shape (n,) each
         """
-        user = np.array([users.get(u, -1) for u in trips.user.tolist()], dtype=np.int64)
+        strangers = dict.fromkeys(each for each in trips.user.tolist() if each not in users)
+        newcomers = {label: number for number, label in enumerate(strangers, start=len(users))}
+        number = {**users, **newcomers}
+        user = np.array([number[u] for u in trips.user.tolist()], dtype=np.int64)
         place = np.array([places.get(p, -1) for p in trips.place.tolist()], dtype=np.int64)
-        known = np.flatnonzero((user >= 0) & (place >= 0))
+        known = np.flatnonzero(place >= 0)
         made = cls(
             user[known],
             place[known],
@@ -86,14 +96,25 @@ class Announced:
         )
         seen_user, seen_place, at_s = seen
         row = made.during(seen_user, at_s)
-        on_trip = row >= 0
-        kept = made.place[row[on_trip]] == seen_place[on_trip]
-        is_edge = made.is_edge(row[on_trip], at_s[on_trip])
-        trust = tuple(
+        on_trip = np.flatnonzero(row >= 0)
+        trip = row[on_trip]
+        kept = made.place[trip] == seen_place[on_trip]
+        is_edge = made.is_edge(trip, at_s[on_trip])
+        is_miss = ~kept & ~is_edge
+        after_miss = np.zeros(len(trip), dtype=np.bool_)
+        after_miss[1:] = is_miss[:-1] & (trip[1:] == trip[:-1])
+        at_edge, in_middle, missed = (
             min((kept[some].sum() + share * count) / (some.sum() + count), SUREST)
-            for some, (share, count) in ((is_edge, AT_EDGE), (~is_edge, IN_MIDDLE))
+            for some, (share, count) in (
+                (is_edge, AT_EDGE),
+                (~is_edge, IN_MIDDLE),
+                (after_miss, MISSED),
+            )
         )
-        return replace(made, trust=(trust[0], trust[1]))
+        is_last = np.diff(seen_user, append=-1)[on_trip] != 0
+        most = np.ones(len(made))
+        most[trip[is_last & is_miss]] = missed
+        return replace(made, trust=(at_edge, in_middle), most=most, newcomers=newcomers)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -128,7 +149,8 @@ class Announced:
 
     def chance(self, trip: IntArray, at_s: FloatArray) -> FloatArray:
         """How likely somebody is where they announced, shape (n,)."""
-        return np.where(self.is_edge(trip, at_s), *self.trust)
+        chance: FloatArray = np.where(self.is_edge(trip, at_s), *self.trust)
+        return chance if self.most is None else np.minimum(chance, self.most[trip])
 
 
 def with_trip(

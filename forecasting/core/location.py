@@ -50,7 +50,8 @@ MOST_CASES, MOST_PEOPLE = 20_000, 1500
 BAND_ENDS_H = np.array([6.0, 24.0])
 # Before any evidence: somewhere new is a rare guess, and who settled in a new place has moved.
 NEW_PLACE_LOGIT, MOVED_LOGIT = -3.0, 12.0
-CASES_AT_ONCE = 200_000
+# Places of all cases that are mixed at once: of people with many places, fewer people.
+ROWS_AT_ONCE = 2_000_000
 # The share of a newcomer's map that no place of the fleet explains.
 NEWCOMER_ELSEWHERE = 0.02
 
@@ -156,7 +157,7 @@ class LocationModel:
         """
         number, at_s = np.broadcast_arrays(self._numbers(user), np.atleast_1d(_seconds(at)))
         answers: list[dict[Any, float]] = [{} for _ in number]
-        for some in _pieces(len(number)):
+        for some in _pieces(self._n_rows(number)):
             case, place, probability, elsewhere = self._mix(number[some], at_s[some])
             for i, label, p in zip(
                 case.tolist(), place.tolist(), probability.tolist(), strict=True
@@ -180,7 +181,7 @@ class LocationModel:
         number = self._numbers(users)
         hour_s: FloatArray = float(_seconds(start)) + HOUR_S * np.arange(hours, dtype=np.float64)
         result = np.zeros((len(number), hours, len(self.places) + 1))
-        for some in _pieces(len(number), max(CASES_AT_ONCE // max(hours, 1), 1)):
+        for some in _pieces(hours * self._n_rows(number)):
             seen = some[number[some] >= 0]
             case, place, probability, elsewhere = self._mix(
                 np.repeat(number[seen], hours), np.tile(hour_s, len(seen))
@@ -217,7 +218,7 @@ class LocationModel:
         flat = probability.reshape(len(case_user), -1)
         times = np.tile(at_s, len(number))
         seen = np.flatnonzero(case_user >= 0)
-        for some in _pieces(len(seen)):
+        for some in _pieces(self._n_rows(case_user[seen])):
             rows = seen[some]
             case, place, mixed, elsewhere = self._mix(case_user[rows], times[rows])
             flat[rows[case], place] = mixed
@@ -233,6 +234,12 @@ class LocationModel:
         """Number of each person, -1 for somebody never seen."""
         numbers = [self.users.get(label, -1) for label in _labels(users)]
         return np.array(numbers, dtype=np.int64)
+
+    def _n_rows(self, number: IntArray) -> IntArray:
+        """How many rows a case of each person takes, shape (n,): its places, and itself."""
+        n_pairs = np.append(self.knowledge.n_pairs, 0)
+        rows: IntArray = 1 + n_pairs[number]
+        return rows
 
     def _mix(
         self, user: IntArray, at_s: FloatArray
@@ -282,9 +289,17 @@ class LocationModel:
         return result
 
     def _fleet_habit_of(self, label: Hashable, at_s: FloatArray) -> FloatArray:
-        """What the fleet does at the time on a newcomer's wall, shape (n, n_places + 1)."""
+        """What the fleet does at the time on a newcomer's wall, their own announced trips heeded;
+        shape (n, n_places + 1)."""
         wall_s = wall_seconds(at_s, self.zones.get(label, UTC))
         habit: FloatArray = self.fleet_habit[hour_of_week(wall_s)]
+        if self.announced is None or label not in self.announced.newcomers:
+            return habit
+        trip = self.announced.during(np.full(len(at_s), self.announced.newcomers[label]), at_s)
+        away = np.flatnonzero(trip >= 0)
+        trust = self.announced.chance(trip[away], at_s[away])
+        habit[away] *= 1 - trust[:, None]
+        habit[away, self.announced.place[trip[away]]] += trust
         return habit
 
     def _newcomer(self, label: Hashable, at_s: FloatArray) -> dict[Any, float]:
@@ -415,8 +430,10 @@ def _fleet_habit(knowledge: Knowledge, n_places: int) -> FloatArray:
     return habit
 
 
-def _pieces(n_cases: int, size: int = CASES_AT_ONCE) -> list[IntArray]:
-    return [np.arange(i, min(i + size, n_cases)) for i in range(0, n_cases, size)]
+def _pieces(rows: IntArray) -> list[IntArray]:
+    """Cases, numbered from 0, in pieces of about ROWS_AT_ONCE; rows : shape (n,), of each case."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(rows) // ROWS_AT_ONCE)) + 1
+    return np.split(np.arange(len(rows)), cuts) if len(rows) else []
 
 
 def _seconds(moment: Any) -> FloatArray:

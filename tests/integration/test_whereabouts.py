@@ -111,6 +111,19 @@ def test_the_page_says_how_often_the_same_came_true(rows: Rows) -> None:
     )
 
 
+def test_what_was_seen_before_it_was_said_is_no_proof(rows: Rows) -> None:
+    desktop = rows.add_people(1)[0]
+    told = foretell(desktop, rows, days_ago=2)
+    see(desktop, rows, paris=9, lyon=12)
+    # Seen in the ninth hour, and the map moved to that: what it says since is not hindsight.
+    ResourceDemandProfile.objects.filter(pk=told.pk).update(
+        seen_at=told.starts_at + timedelta(hours=8, minutes=20)
+    )
+    assert "The same said before came true in 0 of 12 hours seen" in page_of(
+        signed_in(rows), desktop
+    )
+
+
 def test_refreshes_and_forecasts_of_others_are_no_record_of_theirs(rows: Rows) -> None:
     desktop = rows.add_people(1)[0]
     foretell(desktop, rows, days_ago=2, kind="refresh")

@@ -135,10 +135,30 @@ def test_how_far_announcements_are_trusted_is_learned(
     assert least < model.announced.trust[1] <= most
 
 
-def test_trips_of_strangers_and_trips_that_make_no_sense() -> None:
+def test_a_trip_on_which_somebody_is_seen_at_home_is_hardly_believed() -> None:
+    user, when, place = at_home(20)
+    past = [(person, "lyon", -20.0, -16.0) for person in range(1, 20)]
+    start, end = (UNTIL.timestamp() + 86_400 * day for day in (-20, -16))
+    place[(user > 0) & (when >= start) & (when < end)] = "lyon"
+    under_way = [(person, "lyon", -2.0, 3.0) for person in (0, 1)]
+    place[(user == 1) & (when >= UNTIL.timestamp() - 2 * 86_400)] = "lyon"
+    model = fitted(*past, *under_way, (0, "rome", 5, 7), extra=(user, when, place))
+    assert on_day(model, 0, 0.5)["lyon"] < 0.3 < 0.95 < on_day(model, 1, 0.5)["lyon"]
+    assert on_day(model, 0, 6)["rome"] > 0.9, "that one is yet to come"
+
+
+def test_a_newcomers_trip_counts_and_is_theirs_alone() -> None:
     model = fitted((99, "lyon", 2, 4))
-    assert model.announced is not None and not len(model.announced)
-    assert "lyon" not in on_day(model, 0, 3)
+    assert on_day(model, 99, 3)["lyon"] > 0.9 and "lyon" not in on_day(model, 99, 5)
+    assert "lyon" not in on_day(model, 0, 3) and "lyon" not in on_day(model, 98, 3)
+    places, maps = model.maps([99, 98], UNTIL, 168)
+    assert maps.sum(axis=2) == pytest.approx(np.ones((2, 168)))
+    assert maps[:, 72, places.index("lyon")] == pytest.approx([0.95, 0.0])
+    paths = model.sample_paths([99], UNTIL.timestamp() + 86_400 * np.arange(2.0, 4.0), n=9, seed=1)
+    assert (paths[0, :, 1] == "lyon").mean() > 0.5
+
+
+def test_a_trip_that_ends_before_it_begins_makes_no_sense() -> None:
     with pytest.raises(InvalidHistory, match="ends before it begins"):
         trips((0, "lyon", 4, 2))
 

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from forecasting.core import location
 from forecasting.core.location import fit_locations
 from forecasting.core.scores import log_loss
+from forecasting.core.whereabouts import Knowledge
 from forecasting.errors import InvalidHistory
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -151,6 +153,35 @@ def test_maps_are_the_predictions_of_every_hour():
         (answer,) = model.predict([person], [at(2, 10)])
         for k, label in enumerate(places):
             assert maps[row, 58, k] == pytest.approx(answer.get(label, 0.0))
+
+
+def test_of_people_with_many_places_fewer_are_mixed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user, when, place = commuters(12)
+    busy = user == 3
+    place[busy] = [f"p{n % 50}" for n in range(busy.sum())]
+    model = fit_locations(user, when, place, until=UNTIL)
+    people, hours = [*range(12), "new"], [at(0, hour) for hour in range(24)]
+    who, when_asked = np.repeat(np.array(people, dtype=object), 24), np.tile(hours, 13)
+    whole = model.maps(people, UNTIL, hours=24)[1], model.predict(who, when_asked)
+    drawn = model.sample_paths(people, hours, n=3, seed=1)
+
+    most, rows = 50 * 24, []
+    guesses = Knowledge.guesses
+
+    def noted(
+        self: Knowledge, user: object, at_s: object, case: object, pair: np.ndarray
+    ) -> object:
+        rows.append(len(pair))
+        return guesses(self, user, at_s, case, pair)
+
+    monkeypatch.setattr(location, "ROWS_AT_ONCE", most)
+    monkeypatch.setattr(Knowledge, "guesses", noted)
+    np.testing.assert_allclose(model.maps(people, UNTIL, hours=24)[1], whole[0])
+    assert model.predict(who, when_asked) == whole[1]
+    assert (model.sample_paths(people, hours, n=3, seed=1) == drawn).all()
+    assert len(rows) > 3 and max(rows) <= 2 * most
 
 
 def test_paths_are_distributed_as_predicted_at_every_hour():
