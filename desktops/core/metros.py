@@ -15,6 +15,8 @@ import numpy as np
 from desktops.core.geo import FloatArray
 
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "metros.csv"
+# What maps call all places that are no site; no site may have this code.
+ELSEWHERE_CODE = "elsewhere"
 COLUMNS = ("code", "label", "country", "latitude", "longitude", "time_zone")
 
 
@@ -59,6 +61,8 @@ def _metro(row: dict[str, str], where: str) -> Metro:
         ZoneInfo(row["time_zone"])
         if not row["code"].strip():
             raise ValueError("the code is empty")
+        if row["code"].strip() == ELSEWHERE_CODE:
+            raise ValueError(f"{ELSEWHERE_CODE!r} stands for all places that are no site")
     except (TypeError, ValueError, KeyError) as error:
         raise InvalidMetros(f"{where}: {error}") from None
     return Metro(

@@ -5,12 +5,18 @@ from __future__ import annotations
 from django.core.exceptions import ValidationError
 from django.db import models
 
+from desktops.core.metros import ELSEWHERE_CODE
 from desktops.core.zones import is_zone
 
 
 def validate_zone(name: str) -> None:
     if not is_zone(name):
         raise ValidationError(f"There is no time zone {name!r}; Europe/Paris is one.")
+
+
+def validate_site_code(code: str) -> None:
+    if code == ELSEWHERE_CODE:
+        raise ValidationError(f"{code!r} stands for all places that are no site.")
 
 
 class Region(models.Model):
@@ -40,7 +46,7 @@ class Region(models.Model):
 class Site(models.Model):
     """Where people are: an office or a metro area; never finer."""
 
-    code = models.SlugField(max_length=60, unique=True)
+    code = models.SlugField(max_length=60, unique=True, validators=[validate_site_code])
     label = models.CharField(max_length=120)
     country = models.CharField(max_length=2, blank=True, help_text="ISO 3166-1 alpha-2.")
     latitude = models.FloatField()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from desktops.core.metros import ELSEWHERE_CODE
 from forecasting.core.announced import Announced, Trips
 from forecasting.core.arrays import AnyArray, FloatArray, IntArray
 from forecasting.core.gate import Gate, fit_gate
@@ -43,7 +44,7 @@ from forecasting.core.whereabouts import (
 )
 from forecasting.errors import InvalidHistory
 
-ELSEWHERE_KEY = "elsewhere"
+ELSEWHERE_KEY = ELSEWHERE_CODE
 # Past moments to learn from, and how much of what followed; more adds seconds, not accuracy.
 LESSONS = 12
 MOST_CASES, MOST_PEOPLE = 20_000, 1500

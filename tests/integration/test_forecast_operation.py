@@ -180,6 +180,11 @@ def test_somebody_with_a_zone_nobody_knows_is_forecast_by_utc(
             where._meta.get_field(field).clean("Mars/Base", where)
 
 
+def test_no_site_may_be_called_what_stands_for_all_other_places() -> None:
+    with pytest.raises(ValidationError, match="'elsewhere' stands for all places"):
+        Site._meta.get_field("code").clean("elsewhere", Site())
+
+
 def test_a_chunk_that_somebody_just_finished_does_not_keep_a_worker_from_the_next(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

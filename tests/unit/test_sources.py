@@ -531,6 +531,7 @@ def test_the_bundled_metro_areas_are_what_a_site_needs() -> None:
         ("x,X,GB,north,0,Europe/London", "line 2: could not convert"),
         ("x,X,GB,1,0,Europe/Nowhere", "line 2: .*Nowhere"),
         (",X,GB,1,0,Europe/London", "line 2: the code is empty"),
+        ("elsewhere,X,GB,1,0,Europe/London", "line 2: 'elsewhere' stands for all places"),
         ("", "holds no site"),
     ],
 )
