@@ -7,7 +7,8 @@ there is to know, and every process of QEMU outlives the worker that started it.
     store     records, as files
     monitor   QMP
     command   QEMU's command line
-    process   started once, known by a lock, ended
+    presence  whether there is a process
+    process   started once, ended
     files     disks made by processes of their own
     quota     what a region may hold
     volumes   images, volumes, snapshots

@@ -19,13 +19,14 @@ from qemu.qmp.error import QMPError
 from qemu.qmp.protocol import ConnectError
 from qemu.qmp.qmp_client import ExecuteError
 
+from desktops.clouds.qemu.presence import is_alive
 from desktops.core.cloud import CloudError, CloudFault, CloudUnavailable
 
 SOCKET = "qmp.sock"
 POLL_S = 0.002
 
 
-class NotRunning(CloudError):
+class NotRunning(CloudUnavailable):
     """Nobody listens: the process is not there, or not yet or no longer."""
 
 
@@ -40,7 +41,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         try:
-            self._wait(_connect(self._client, self._folder))
+            self._connect()
         except BaseException:
             self._runner.close()
             raise
@@ -56,6 +57,18 @@ class Monitor:
             self._runner.run(_disconnect(self._client))
         finally:
             self._runner.close()
+
+    def _connect(self) -> None:
+        """A process that is there listens before long, though its worker may have died."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._wait(_connect(self._client, self._folder))
+                return
+            except NotRunning:
+                if not is_alive(self._folder) or time.monotonic() > until:
+                    raise
+            time.sleep(POLL_S)
 
     def ask(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         return self._wait(_execute(self._client, command, arguments))

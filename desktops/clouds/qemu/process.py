@@ -1,4 +1,4 @@
-"""A server's QEMU process: started once, known by a lock that it holds, ended.
+"""A server's QEMU process: started once, ended.
 
 The lock is taken by flock(1), which becomes QEMU, which keeps it for as long as it lives. So there
 is never a second process for a server, and whether there is one needs no process id.
@@ -6,7 +6,6 @@ is never a second process for a server, and whether there is one needs no proces
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,25 +15,12 @@ from pathlib import Path
 
 from desktops.clouds.qemu.command import PID
 from desktops.clouds.qemu.monitor import Monitor, NotRunning
+from desktops.clouds.qemu.presence import LOCK, is_alive
 from desktops.core.cloud import CloudFault, CloudUnavailable
 
-LOCK = "process.lock"
 START_TIMEOUT_S = 60
 END_TIMEOUT_S = 10.0
 POLL_S = 0.005
-
-
-def is_alive(folder: Path) -> bool:
-    try:
-        file = (folder / LOCK).open("rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def start(folder: Path, command: list[str], *, run: tuple[str, ...]) -> None:
@@ -64,17 +50,22 @@ def end(folder: Path, *, timeout_s: float) -> None:
     """As pulling the plug. Returns when the process is gone."""
     if not is_alive(folder):
         return
-    with (
-        suppress(NotRunning, CloudUnavailable, CloudFault),
-        Monitor(folder, timeout_s=timeout_s) as monitor,
-    ):
-        monitor.ask("quit")
-    if _is_gone(folder, END_TIMEOUT_S):
-        return
+    try:
+        with Monitor(folder, timeout_s=timeout_s) as monitor:
+            monitor.ask("quit")
+    except (NotRunning, CloudFault):
+        pass  # it ends already
+    except CloudUnavailable:
+        _kill(folder)
+    if not _is_gone(folder, END_TIMEOUT_S):
+        _kill(folder)
+        if not _is_gone(folder, END_TIMEOUT_S):
+            raise CloudUnavailable(f"The process of {folder.name} does not end.")
+
+
+def _kill(folder: Path) -> None:
     with suppress(ProcessLookupError, FileNotFoundError, ValueError):
         os.kill(int((folder / PID).read_text()), signal.SIGKILL)
-    if not _is_gone(folder, END_TIMEOUT_S):
-        raise CloudUnavailable(f"The process of {folder.name} does not end.")
 
 
 def _is_gone(folder: Path, timeout_s: float) -> bool:

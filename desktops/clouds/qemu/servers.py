@@ -12,6 +12,7 @@ from desktops.clouds.qemu import process, volumes
 from desktops.clouds.qemu.command import NIC, command_line, versioned_machine
 from desktops.clouds.qemu.monitor import Monitor, NotRunning, statuses
 from desktops.clouds.qemu.options import CloudOptions
+from desktops.clouds.qemu.presence import is_alive
 from desktops.clouds.qemu.quota import check_server
 from desktops.clouds.qemu.store import Region, ServerRecord
 from desktops.core.cloud import (
@@ -50,14 +51,14 @@ UNANSWERED = "unanswered"
 def observed(region: Region, records: list[ServerRecord], cloud: CloudOptions) -> list[Server]:
     """Processes are asked all at the same time."""
     folders = {record.id: region.servers.folder(record.id) for record in records}
-    alive = [server_id for server_id, folder in folders.items() if process.is_alive(folder)]
+    alive = [server_id for server_id, folder in folders.items() if is_alive(folder)]
     said = statuses((folders[one] for one in alive), timeout_s=cloud.answer_timeout_s)
     answers = {
         one: UNANSWERED if isinstance(answer, CloudError) else answer
         for one, answer in zip(alive, said, strict=True)
     }
     for one, answer in answers.items():
-        if answer == UNANSWERED and not process.is_alive(folders[one]):
+        if answer == UNANSWERED and not is_alive(folders[one]):
             answers[one] = "gone"
     return [_server(region, r, answers.get(r.id, "gone"), cloud) for r in records]
 
@@ -173,7 +174,7 @@ def _defined(flavor: Flavor, cloud: CloudOptions) -> MachineDefinition:
 def _drive(region: Region, record: ServerRecord, cloud: CloudOptions) -> None:
     """Brings a process to run as its record says; called with the server's lock."""
     folder = region.servers.folder(record.id)
-    if not process.is_alive(folder):
+    if not is_alive(folder):
         try:
             _launch(region, record, cloud)
         except CloudFault as error:
@@ -202,14 +203,18 @@ def _launch(region: Region, record: ServerRecord, cloud: CloudOptions) -> None:
 
 def run_on(monitor: Monitor, record: ServerRecord) -> None:
     """The fence first: what runs behind one is never reachable."""
-    set_fence(monitor, record)
+    _set_link(monitor, record)
     monitor.ask("cont")
+    _announce(monitor, record)
 
 
-def set_fence(monitor: Monitor, record: ServerRecord) -> None:
+def _set_link(monitor: Monitor, record: ServerRecord) -> None:
     monitor.ask("set_link", {"name": NIC, "up": not record.is_fenced})
+
+
+def _announce(monitor: Monitor, record: ServerRecord) -> None:
+    """Tells the switches where the machine is now."""
     if not record.is_fenced:
-        # Tells the switches where the machine is now.
         monitor.ask("announce-self", {"initial": 5, "max": 100, "rounds": 5, "step": 20})
 
 
@@ -221,7 +226,7 @@ def start(region: Region, server_id: str, cloud: CloudOptions) -> None:
         if record.is_received:
             raise Conflict(f"{region.name}: server {server_id} waits for another machine's state.")
         folder = region.servers.folder(server_id)
-        if process.is_alive(folder):
+        if is_alive(folder):
             with Monitor(folder, timeout_s=cloud.answer_timeout_s) as monitor:
                 if monitor.status() == "running":
                     return
@@ -231,7 +236,7 @@ def start(region: Region, server_id: str, cloud: CloudOptions) -> None:
 def stop(region: Region, server_id: str, cloud: CloudOptions) -> None:
     with region.server_locked(server_id) as record:
         folder = region.servers.folder(server_id)
-        if not process.is_alive(folder):
+        if not is_alive(folder):
             if not record.is_made:
                 raise Conflict(f"{region.name}: server {server_id} is being built.")
             return
@@ -276,11 +281,12 @@ def fence(region: Region, server_id: str, cloud: CloudOptions, *, is_fenced: boo
 
 
 def _apply_fence(folder: Path, record: ServerRecord, cloud: CloudOptions) -> None:
-    if not process.is_alive(folder):
+    if not is_alive(folder):
         return
     try:
         with Monitor(folder, timeout_s=cloud.answer_timeout_s) as monitor:
-            set_fence(monitor, record)
+            _set_link(monitor, record)
+            _announce(monitor, record)
     except NotRunning:
-        if process.is_alive(folder):
+        if is_alive(folder):
             raise

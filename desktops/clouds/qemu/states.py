@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from desktops.clouds.qemu import process, servers, volumes
+from desktops.clouds.qemu import servers, volumes
 from desktops.clouds.qemu.monitor import Monitor, NotRunning
 from desktops.clouds.qemu.options import CloudOptions
+from desktops.clouds.qemu.presence import is_alive
 from desktops.clouds.qemu.servers import FROZEN
 from desktops.clouds.qemu.store import Region, ServerRecord
 from desktops.core.cloud import CloudFault, Conflict
@@ -66,9 +67,10 @@ def load(region: Region, server_id: str, cloud: CloudOptions) -> None:
 def thaw(region: Region, server_id: str, cloud: CloudOptions) -> None:
     with _session(region, server_id, cloud) as (record, monitor, said):
         if said in FROZEN:
-            # Once it runs the saved state is of the past.
+            # Once it runs the saved state is of the past. The user waits: a power cut would end
+            # the machine anyhow, so nothing is waited for that outlives one.
             of_server(region, record).processor_state.unlink(missing_ok=True)
-            region.servers.put(replace(record, is_received=False))
+            region.servers.put(replace(record, is_received=False), is_lasting=False)
             servers.run_on(monitor, record)
         elif said != "running":
             raise _conflict(region, server_id, said, "thawed")
@@ -81,7 +83,7 @@ def _session(
     """The record, the monitor, and what it says of the machine."""
     with region.server_locked(server_id) as record:
         folder = region.servers.folder(server_id)
-        if not process.is_alive(folder):
+        if not is_alive(folder):
             raise Conflict(f"{region.name}: server {server_id} is switched off.")
         try:
             with Monitor(folder, timeout_s=cloud.answer_timeout_s) as monitor:

@@ -134,10 +134,11 @@ class Shelf(Generic[R]):
                     continue  # deleted meanwhile
         return found
 
-    def put(self, record: R) -> R:
+    def put(self, record: R, *, is_lasting: bool = True) -> R:
+        """is_lasting : through a power cut too; else through the end of any process only"""
         folder = self.folder(record.id)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / self._file, json.dumps(asdict(record), indent=1).encode())
+        write_whole(folder / self._file, json.dumps(asdict(record), indent=1).encode(), is_lasting)
         return record
 
     def remove(self, record_id: str) -> None:
@@ -215,13 +216,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Readers, and whoever comes after a power cut, see all of it or what was there before."""
+def write_whole(path: Path, content: bytes, is_lasting: bool) -> None:
+    """Readers see all of it or what was there before."""
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     with part.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if is_lasting:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 

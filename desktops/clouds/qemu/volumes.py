@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from desktops.clouds.qemu import files, process
+from desktops.clouds.qemu import files
 from desktops.clouds.qemu.command import DISK
 from desktops.clouds.qemu.monitor import Monitor, NotRunning
 from desktops.clouds.qemu.options import CloudOptions
+from desktops.clouds.qemu.presence import is_alive
 from desktops.clouds.qemu.quota import check_volume
 from desktops.clouds.qemu.store import Region, ServerRecord, SnapshotRecord, VolumeRecord
 from desktops.core.cloud import (
@@ -233,7 +234,7 @@ def _take(region: Region, record: SnapshotRecord, disk: Path, *, cloud: CloudOpt
         # Held, so that the server neither starts nor ends between looking and doing.
         with region.server_locked(holder.id):
             folder = region.servers.folder(holder.id)
-            if process.is_alive(folder):
+            if is_alive(folder):
                 _take_running(region, record, disk, folder, timeout_s=cloud.answer_timeout_s)
                 return
     source = disk_of(region, record.volume_id)
@@ -306,7 +307,7 @@ def _cancel(region: Region, record: SnapshotRecord, *, timeout_s: float) -> None
     job = _job_name(record)
     for holder in region.servers.all():
         folder = region.servers.folder(holder.id)
-        if holder.volume_id != record.volume_id or not process.is_alive(folder):
+        if holder.volume_id != record.volume_id or not is_alive(folder):
             continue
         with Monitor(folder, timeout_s=timeout_s) as monitor:
             found = _job(monitor, job)
