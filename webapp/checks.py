@@ -8,6 +8,7 @@ import maxminddb
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
+from desktops.clouds.registry import get_cloud
 from desktops.errors import InvalidFile
 from desktops.services.locating import open_geoip
 from desktops.services.pulling import configured_sources
@@ -28,6 +29,18 @@ def geoip_database_can_be_read(**kwargs: Any) -> list[CheckMessage]:
     except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
         return [Error(f"GEOIP_DATABASE: {settings.GEOIP_DATABASE}: {error}", id="webapp.E002")]
     return []
+
+
+@register()
+def clouds_can_be_connected(**kwargs: Any) -> list[CheckMessage]:
+    """Whether their options are well written; no cloud is asked."""
+    problems: list[CheckMessage] = []
+    for name in settings.CLOUDS:
+        try:
+            get_cloud(name)
+        except (TypeError, ValueError) as error:
+            problems.append(Error(f"Cloud {name!r}: {error}", id="webapp.E003"))
+    return problems
 
 
 @register()

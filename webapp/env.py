@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -104,6 +105,20 @@ class Env:
         if not path.is_file():
             raise InvalidSetting(f"{name}: there is no file {path}.")
         return path.absolute()
+
+    def tables(self, name: str) -> dict[str, dict[str, object]]:
+        """The tables of a TOML file, none when the variable is not set."""
+        path = self.existing_file(name)
+        if path is None:
+            return {}
+        try:
+            content = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidSetting(f"{name}: {path}: {error}") from error
+        for key, value in content.items():
+            if not isinstance(value, dict):
+                raise InvalidSetting(f"{name}: {path}: {key} is not a table.")
+        return content
 
 
 def parse_env_file(text: str) -> dict[str, str]:

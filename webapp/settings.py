@@ -340,6 +340,11 @@ if SIMULATOR_URL:
         "driver": "desktops.clouds.simulator",
         "options": {"url": SIMULATOR_URL, "token": env.text("SIMULATOR_TOKEN")},
     }
+# Each table of the file is a cloud of QEMU hosts (docs/qemu.md).
+CLOUDS |= {
+    name: {"driver": "desktops.clouds.qemu", "options": table}
+    for name, table in env.tables("QEMU_CLOUDS_FILE").items()
+}
 # The sources of activity that are asked, with their credentials (docs/sources).
 SOURCES_FILE = env.existing_file("SOURCES_FILE")
 # A City database in MaxMind's format, for addresses that are in no network of the admin's table.
@@ -368,6 +373,8 @@ LOGGING = {
     "loggers": {
         "django.server": {"handlers": ["console"], "propagate": False},
         "httpx": {"level": "WARNING"},
+        # What it finds is raised; that a process has ended is no error.
+        "qemu.qmp": {"level": "CRITICAL"},
         # A sweep a second says nothing; services log what they do, with ids.
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},

@@ -19,6 +19,7 @@ from desktops.core.cloud import Cloud
 from tests.openstack import place
 from tests.openstack.content import CONTENT, upload_image
 from tests.openstack.sweeping import Sweeper
+from tests.support import qemu
 from tests.support.simulator import GB, TOKEN, simulator, two_regions
 
 GIB = 1 << 30
@@ -94,9 +95,35 @@ def _openstack() -> Iterator[Ground]:
         sweeper.sweep()
 
 
+@contextmanager
+def _qemu() -> Iterator[Ground]:
+    """Hosts that boot what has no boot loader: nothing of a guest is needed here."""
+    qemu.skip_without_qemu()
+    with tempfile.TemporaryDirectory() as folder:
+        options = qemu.options(Path(folder))
+        elsewhere = qemu.options(Path(folder) / "nowhere")
+        options["regions"][qemu.SOURCE]["quota"] = {"volume_gib": 1, "servers": 20}
+        for region in options["regions"].values():
+            images = qemu.prepare(region)
+        # The destination has no image yet.
+        (images / f"{qemu.BLANK_IMAGE}.raw").unlink()
+        with qemu.qemu_cloud(options) as cloud:
+            yield Ground(
+                cloud=cloud,
+                source=qemu.SOURCE,
+                dest=qemu.DEST,
+                flavor="desktop.small",
+                image=qemu.BLANK_IMAGE,
+                volume_bytes=16 * qemu.MIB,
+                timeout_s=30,
+                unreachable=qemu.connect("unreachable", **elsewhere),
+            )
+
+
 DRIVERS: Mapping[str, Callable[[], AbstractContextManager[Ground]]] = {
     "simulator": _simulator,
     "openstack": _openstack,
+    "qemu": _qemu,
 }
 MARKS: Mapping[str, Any] = {
     "openstack": (

@@ -24,7 +24,14 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The settings of a process with exactly these variables."""
 
     def run(**variables: str) -> dict[str, Any]:
-        for name in [*PRODUCTION, "HTTPS_ONLY", "DEBUG", "LOG_LEVEL", "OS_CLOUD"]:
+        for name in [
+            *PRODUCTION,
+            "HTTPS_ONLY",
+            "DEBUG",
+            "LOG_LEVEL",
+            "OS_CLOUD",
+            "QEMU_CLOUDS_FILE",
+        ]:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("FOREDESK_DATA", str(tmp_path))
         for name, value in variables.items():
@@ -41,6 +48,28 @@ def test_production_is_safe_by_default(load: Any) -> None:
     assert settings["SECURE_SSL_REDIRECT"] and settings["SECURE_HSTS_SECONDS"] > 0
     assert settings["DATABASES"]["default"]["HOST"] == "db.example.org"
     assert settings["CLOUDS"] == {}
+
+
+def test_each_table_of_the_qemu_file_is_a_cloud(load: Any, tmp_path: Path) -> None:
+    file = tmp_path / "qemu.toml"
+    file.write_text('[plant]\naccelerator = "tcg"\n[plant.regions.east]\nfolder = "/srv/east"\n')
+    settings = load(**PRODUCTION, QEMU_CLOUDS_FILE=str(file))
+    assert settings["CLOUDS"] == {
+        "plant": {
+            "driver": "desktops.clouds.qemu",
+            "options": {"accelerator": "tcg", "regions": {"east": {"folder": "/srv/east"}}},
+        }
+    }
+
+
+@pytest.mark.parametrize("text", ["plant = 1", "[plant", "\x00"])
+def test_a_qemu_file_that_cannot_be_read_names_its_variable(
+    load: Any, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "qemu.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSetting, match="QEMU_CLOUDS_FILE"):
+        load(**PRODUCTION, QEMU_CLOUDS_FILE=str(file))
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "SECRET_KEY"])
