@@ -28,8 +28,8 @@ class Draft:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         # Zeros take no memory until they are written.
         self._is_touched = np.zeros(layout.n_supers, dtype=bool)
-        self._is_sent = np.zeros(layout.n_blocks, dtype=bool)
-        self._digests: dict[int, Digests] = {}
+        self._sent = np.zeros((layout.n_supers, -(-self._per_super // 8)), dtype=np.uint8)
+        self._digests = np.zeros((layout.n_supers, 2), dtype=np.uint64)
 
     def is_touched(self, number: int) -> bool:
         return bool(self._is_touched[number])
@@ -51,14 +51,23 @@ class Draft:
         """These blocks were given these contents, none of them zero."""
         self._places.note(digests, blocks)
 
-    def mark_sent(self, blocks: Blocks) -> None:
-        self._is_sent[blocks] = True
+    def mark_sent(self, number: int, within: Blocks) -> None:
+        """within : numbers of blocks within their superblock"""
+        bits = np.zeros(self._sent.shape[1] * 8, dtype=np.uint8)
+        bits[within] = 1
+        self._sent[number] |= np.packbits(bits)
+
+    def _is_sent(self, blocks: Blocks) -> npt.NDArray[np.bool_]:
+        within = blocks % self._per_super
+        octet = self._sent[blocks // self._per_super, within // 8]
+        result: npt.NDArray[np.bool_] = octet & (128 >> within % 8) != 0
+        return result
 
     def find(self, digests: Digests) -> tuple[Blocks, npt.NDArray[np.bool_]]:
         """A block of the destination with each content, -1 for none, and whether it has it from
         this pass; shape (n,) both."""
         candidates = self._places.find(digests)
-        candidates[candidates >= len(self._is_sent)] = -1
+        candidates[candidates >= self.index.layout.n_blocks] = -1
         found = np.full(len(digests), -1, dtype=np.int64)
         for way in range(WAYS):
             rows = np.flatnonzero((candidates[way] >= 0) & (found < 0))
@@ -73,15 +82,16 @@ class Draft:
                     held = page[block[some] % self._per_super]
                     good = (held == digests[rows[some]]).all(axis=1)
                     found[rows[some[good]]] = block[some[good]]
-        return found, (found >= 0) & self._is_sent[found]
+        return found, (found >= 0) & self._is_sent(np.maximum(found, 0))
 
     def touched(self) -> Blocks:
         result: Blocks = np.flatnonzero(self._is_touched)
         return result
 
-    def digest(self, number: int) -> Digests:
-        """Of a superblock touched and looked at in this pass."""
-        return self._digests[number]
+    def digests(self, numbers: Blocks) -> Digests:
+        """Of superblocks touched and looked at in this pass, shape (n, 2)."""
+        result: Digests = self._digests[numbers]
+        return result
 
     def commit(self, generation: int) -> None:
         for number in self.touched().tolist():

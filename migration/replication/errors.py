@@ -3,6 +3,7 @@
 ReplicationError
 ├── VolumeFailed         a volume cannot be read or written; retrying helps once it is back
 ├── NoSpace              the destination is full; retrying helps once there is room
+├── Busy                 somebody else works on the shadow; retrying helps once they are done
 ├── Interrupted          the other end went away; retrying resumes
 ├── Refused              the other end said no, and why; retrying changes nothing
 ├── ProtocolBroken       what came is not of this protocol; retrying changes nothing
@@ -30,6 +31,11 @@ class NoSpace(ReplicationError):
     code = "no-space"
 
 
+class Busy(ReplicationError):
+    retriable = True
+    code = "busy"
+
+
 class Interrupted(ReplicationError):
     retriable = True
     code = "interrupted"
@@ -49,5 +55,5 @@ class Corrupted(ReplicationError):
 
 BY_CODE: dict[str, type[ReplicationError]] = {
     kind.code: kind
-    for kind in (VolumeFailed, NoSpace, Interrupted, Refused, ProtocolBroken, Corrupted)
+    for kind in (VolumeFailed, NoSpace, Busy, Interrupted, Refused, ProtocolBroken, Corrupted)
 }

@@ -167,6 +167,7 @@ class BlockIndex:
         if self.header.generation is not None:
             self._write_header(None)
         self.table[number] = digest
+        os.pwrite(self._file, digest.tobytes(), HEADER_BYTES + number * DIGEST_BYTES)
         os.pwrite(self._file, page.tobytes(), self._pages_at + number * self._page_bytes)
 
     def forget(self) -> None:
@@ -175,7 +176,6 @@ class BlockIndex:
 
     def seal(self, generation: int) -> None:
         """The changes make a recovery point; it outlives a power failure."""
-        os.pwrite(self._file, self.table.tobytes(), HEADER_BYTES)
         os.fsync(self._file)
         self._write_header(generation)
 

@@ -244,16 +244,19 @@ class _Incoming:
         self._n_frames: int = before._n_frames if before else 0
         self._unsettled_bytes = 0
         self._wanted: set[int] = set()
-        self._check: dict[int, Digests] = {}
+        # Of all superblocks; zeros take no memory before they are written.
+        n_supers = shadow.layout.n_supers
+        self._is_checked = np.zeros(n_supers, dtype=bool)
+        self._check = np.zeros((n_supers, 2), dtype=np.uint64)
 
     @property
     def supers(self) -> Blocks:
-        return np.array(sorted(self._check), dtype=np.int64)
+        result: Blocks = np.flatnonzero(self._is_checked)
+        return result
 
     @property
     def digests(self) -> Digests:
-        rows = [self._check[number] for number in sorted(self._check)]
-        return np.array(rows, dtype=np.uint64).reshape(-1, 2)
+        return self._check[self.supers]
 
     def wanted(self) -> Blocks:
         return np.array(sorted(self._wanted), dtype=np.int64)
@@ -268,7 +271,10 @@ class _Incoming:
             n = len(body) // 20
             supers = numbers_of(body[: 4 * n], self._shadow.layout.n_supers)
             digests = np.frombuffer(body[4 * n :], dtype=np.uint64).reshape(-1, 2)
-            self._check.update(zip(supers.tolist(), digests, strict=True))
+            if len(digests) != n:
+                raise ProtocolBroken("A check names more or fewer superblocks than hashes.")
+            self._is_checked[supers] = True
+            self._check[supers] = digests
         else:
             self._take_frame(body)
 

@@ -334,7 +334,7 @@ class _Sending:
                 page = self._draft.page(number).copy()
                 page[blocks[some] % per_super] = digests[some]
                 self._draft.put(number, page, None)
-            self._draft.mark_sent(blocks)
+                self._draft.mark_sent(number, blocks[some] % per_super)
             kept = digests.any(axis=1)
             self._draft.note(blocks[kept], digests[kept])
 
@@ -398,7 +398,7 @@ class _Sending:
         assembly.same.append((blocks[is_twin], blocks[twin[is_twin]]))
         assembly.n_blocks += len(zero) + len(changed)
         self._draft.put(number, page, digest)
-        self._draft.mark_sent(np.concatenate([first + zero, blocks]))
+        self._draft.mark_sent(number, np.concatenate([zero, changed]))
         self._draft.note(blocks[is_data], digests[is_data])
         counts = self._counts
         counts.zero += len(zero)
@@ -422,7 +422,7 @@ class _Sending:
         self._add_data(assembly, first, sent, content)
         assembly.n_blocks += len(sent)
         self._draft.put(number, page, digest)
-        self._draft.mark_sent(blocks[sent])
+        self._draft.mark_sent(number, sent)
         self._counts.data += len(sent)
 
     def _add_data(
@@ -509,8 +509,7 @@ class _Sending:
         touched = self._draft.touched()
         for at in range(0, len(touched), PAGES_AT_ONCE):
             some = touched[at : at + PAGES_AT_ONCE]
-            digests = np.array([self._draft.digest(number) for number in some.tolist()])
-            body = some.astype("<u4").tobytes() + digests.astype(np.uint64).tobytes()
+            body = some.astype("<u4").tobytes() + self._draft.digests(some).tobytes()
             self._channel.send(Kind.CHECK, body)
 
     def _tell(self, phase: str, *, always: bool = False) -> None:

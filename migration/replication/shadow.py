@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from migration.replication.errors import Refused, VolumeFailed
+from migration.replication.errors import Busy, Refused, VolumeFailed
 from migration.replication.frames import Frame, runs_of
 from migration.replication.index import BlockIndex, Digests, Hasher, Layout
 from migration.replication.journal import Journal
@@ -82,7 +82,7 @@ class Commit:
 
 
 class Shadow:
-    """One at a time per folder: opening waits for nobody, and raises Refused."""
+    """One at a time per folder: opening waits for nobody, and raises Busy."""
 
     def __init__(self, folder: Path, lock: int, facts: dict[str, Any]) -> None:
         self.folder, self._lock = folder, lock
@@ -108,7 +108,7 @@ class Shadow:
         """A shadow of zeros. A volume that is there must be as large, and is zeroed if need be
         by the first pass."""
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder)
+        lock = locked(folder)
         try:
             made = made_volume(volume, layout.size)
             is_blank = next(made.data_ranges(), None) is None
@@ -130,7 +130,7 @@ class Shadow:
         """Finishes a commit that was cut short."""
         if not (folder / "shadow.json").exists():
             raise Refused(f"There is no shadow in {folder}.")
-        lock = _locked(folder)
+        lock = locked(folder)
         try:
             return cls(folder, lock, json.loads((folder / "shadow.json").read_text()))
         except BaseException:
@@ -461,11 +461,12 @@ def write_durably(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _locked(folder: Path) -> int:
+def locked(folder: Path, kind: int = fcntl.LOCK_EX) -> int:
+    """A lock of the folder, held until it is closed. kind : fcntl.LOCK_EX, or LOCK_SH to read"""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise Refused(f"Somebody else works on the shadow in {folder}.") from error
+        raise Busy(f"Somebody else works on the shadow in {folder}.") from error
     return lock

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from migration.replication.errors import Refused
-from migration.replication.index import Layout
-from migration.replication.shadow import Shadow
-from migration.replication.volume import copy_range, made_volume
+from migration.replication.errors import Busy, Refused
+from migration.replication.index import BlockIndex, Layout
+from migration.replication.shadow import Shadow, locked
+from migration.replication.volume import copy_range, made_volume, open_volume
 
 COPY_BYTES = 16 << 20
 
@@ -40,22 +42,25 @@ class Store:
         return Shadow.create(folder, layout, volume)
 
     def _copy(self, base: str, volume: str, size: int, alive: Callable[[], None]) -> None:
-        """Shares the blocks where the file system can."""
-        shadow = self.open(base)
+        """Shares the blocks where the file system can. Others may copy the base meanwhile."""
+        folder = self._folder / base
+        if not (folder / "shadow.json").exists():
+            raise Refused(f"There is no shadow {base} to begin with.")
+        lock = locked(folder, fcntl.LOCK_SH)
         try:
-            if shadow.generation is None:
-                raise Refused(f"{base} is at no recovery point, so nothing can begin with it.")
-            target = made_volume(volume, size)
-            try:
-                for start, end in shadow.volume.data_ranges():
+            index = BlockIndex.open(folder / "index")
+            index.close()
+            if index.header.generation is None or (folder / "commit").exists():
+                raise Busy(f"{base} is at no recovery point just now.")
+            where = json.loads((folder / "shadow.json").read_text())["volume"]
+            with open_volume(where) as source, made_volume(volume, size) as target:
+                for start, end in source.data_ranges():
                     while start < min(end, size):
                         alive()
                         n = min(COPY_BYTES, min(end, size) - start)
-                        start += copy_range(shadow.volume, target, start, n)
-            finally:
-                target.close()
+                        start += copy_range(source, target, start, n)
         finally:
-            shadow.close()
+            os.close(lock)
 
     def remove(self, name: str) -> None:
         """The shadow with all it holds, except a volume that has a place of its own."""

@@ -1,18 +1,20 @@
 """Kills one end of a replication at any instant, and sees whether the next pass mends it.
 
 Both ends are forked from a process that has everything loaded, so that what is killed is at work,
-not on its way there.
+not on its way there; a process of its own, because what is forked must have one thread.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from migration.replication import receiver, sender
@@ -185,3 +187,8 @@ def _brought(store: Path) -> int:
     blocks = {block for some, _ in journal for block in some.tolist()}
     journal.close()
     return len(blocks)
+
+
+if __name__ == "__main__":
+    for kill in kill_ends(Path(sys.argv[1]), int(sys.argv[2]), seed=1):
+        print(json.dumps(asdict(kill)))

@@ -93,12 +93,8 @@ class Cut:
         self._connection.close()
         raise ConnectionResetError("cut")
 
-    @property
-    def family(self) -> int:
-        return self._connection.family
-
-    def settimeout(self, seconds: float) -> None:
-        self._connection.settimeout(seconds)
+    def __getattr__(self, name: str):
+        return getattr(self._connection, name)
 
 
 class Flip(Cut):

@@ -17,6 +17,7 @@ import pytest
 from migration.replication.certificates import Authority
 from migration.replication.connecting import connected, server_context
 from migration.replication.errors import (
+    Busy,
     Interrupted,
     NoSpace,
     ProtocolBroken,
@@ -137,7 +138,7 @@ def test_a_shadow_is_not_made_shorter(ends):
 
 def test_two_cannot_work_on_one_shadow(ends):
     shadow = ends.store.open("desk")
-    with pytest.raises(Refused, match="Somebody else works on the shadow"):
+    with pytest.raises(Busy, match="Somebody else works on the shadow"):
         ends.send()
     shadow.close()
 

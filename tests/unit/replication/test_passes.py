@@ -47,7 +47,7 @@ def histories(draw):
 modes = st.sampled_from(["staged", "direct"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(histories(), modes, st.booleans())
 def test_a_shadow_holds_what_its_source_held_at_each_pass(history, mode, is_cache_lost):
     cut, states = history
@@ -63,7 +63,7 @@ def test_a_shadow_holds_what_its_source_held_at_each_pass(history, mode, is_cach
             assert ends.verify().is_equal
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     histories(),
     modes,
