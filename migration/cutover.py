@@ -4,8 +4,8 @@
 
 What carries memory and disk arrives as two functions: one for while the machine runs, one for the
 rest while it is frozen. Until the thaw the machine can go on where it was, and does when anything
-fails; from then on it is the destination's. A cutover that was cut off goes on when it is asked for
-again with the same key.
+fails; from then on it is the destination's. A cutover that was cut off, or that ended without
+knowing which it was, goes on when it is asked for again with the same key.
 """
 
 from __future__ import annotations
@@ -83,17 +83,25 @@ def cut_over(
                 fenced.result()
         cloud.thaw_server(move.dest_region, dest_id)
     except Exception as error:
-        go_back(cloud, move)
-        raise CutoverFailed(f"{move.key}: {error}") from error
+        # That it was told to go on may have been heard though the answer was lost.
+        if cloud.server(move.dest_region, dest_id).status is not ServerStatus.ACTIVE:
+            go_back(cloud, move)
+            raise CutoverFailed(f"{move.key}: {error}") from error
     return Arrival(dest_id, (clock() - begun) * 1000)
 
 
 def go_back(cloud: Hypervisor, move: Move) -> None:
-    """Have the machine run where it was. The destination is gone before: never are there two."""
+    """Have the machine run where it was. The destination is gone before: never are there two.
+
+    Refused where it may have gone on at the destination: what was done there would be undone.
+    """
     dest = cloud.find_server(move.dest_region, key=move.key)
     if dest is not None:
+        if dest.status in (ServerStatus.ACTIVE, ServerStatus.UNKNOWN):
+            raise CloudError(f"{move.key}: the destination is {dest.status}; there is no way back.")
         cloud.delete_server(move.dest_region, dest.id)
-    cloud.unfence_server(move.source_region, move.server_id)
+    if not move.spec.is_fenced:
+        cloud.unfence_server(move.source_region, move.server_id)
     cloud.thaw_server(move.source_region, move.server_id)
 
 

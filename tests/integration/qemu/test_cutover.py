@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,15 +14,17 @@ from typing import Any
 
 import pytest
 
-from desktops.core.cloud import CloudError, CloudFault, ServerStatus
+from desktops.core.cloud import CloudError, CloudFault, CloudUnavailable, ServerStatus
 from desktops.core.hypervisor import VirtualDesktopState
 from migration.cutover import (
     CutoverFailed,
     Move,
     carry_on_this_host,
     cut_over,
+    go_back,
     release_source,
 )
+from tests.support.carried import Carried, memory_folder
 from tests.support.qemu import DEST, SOURCE, Desk, desk, process_of
 from tests.support.simulator import eventually
 from tests.support.talk import Session
@@ -133,6 +136,31 @@ def test_a_machine_goes_on_elsewhere_where_it_was_frozen(busy: Commuter) -> None
     assert feed.longest_gap_ms() >= arrival.frozen_ms / 2
 
 
+def test_a_machine_is_carried_by_passes_over_what_changed(busy: Commuter) -> None:
+    guest = Unharmed(busy.desk.session())
+    move = busy.next_move()
+    indexes = memory_folder("indexes")
+    compared = []
+    try:
+        with Carried(indexes) as carried:
+
+            def finish(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
+                carried.finish(source, dest)
+                for ours, theirs in zip(files_of(source), files_of(dest), strict=True):
+                    compared.append(ours.read_bytes() == theirs.read_bytes())
+
+            arrival = cut_over(busy.cloud, move, approach=carried.approach, finish=finish)
+    finally:
+        shutil.rmtree(indexes)
+    busy.arrived(move, arrival.server_id)
+    assert compared == [True, True, True]
+    assert carried.carrier is not None
+    first, *_, last = (report.changed_bytes for report in carried.carrier.memory)
+    assert 0 < last < first / 4, "what is left for the freeze is little"
+    assert busy.is_alone()
+    guest.check()
+
+
 def test_a_guest_notices_one_page_that_did_not_travel(busy: Commuter) -> None:
     """Else nothing that these tests ask it would mean much."""
     session = busy.desk.session()
@@ -176,12 +204,35 @@ def test_a_cutover_whose_worker_was_killed_goes_on(
     guest.check()
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
-def test_a_cutover_that_fails_leaves_the_machine_where_it_was(busy: Commuter, step: str) -> None:
+def test_a_thaw_whose_answer_is_lost_is_an_arrival(busy: Commuter) -> None:
+    guest = Unharmed(busy.desk.session())
+    move = busy.next_move()
+    lost = dying(busy.cloud, "thaw_server", CloudUnavailable("no answer"), is_done=True)
+    busy.arrived(move, cut(lost, move))
+    assert busy.is_alone()
+    guest.check()
+
+
+def test_there_is_no_way_back_from_a_destination_that_runs(busy: Commuter) -> None:
+    guest = Unharmed(busy.desk.session())
+    move = busy.next_move()
+    arrived = cut(busy.cloud, move)
+    with pytest.raises(CloudError, match="no way back"):
+        go_back(busy.cloud, move)
+    busy.arrived(move, arrived)
+    assert busy.is_alone()
+    guest.check()
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS[1:-1])
+def test_a_cutover_that_fails_leaves_the_machine_where_it_was(
+    busy: Commuter, step: str, is_done: bool
+) -> None:
     guest = Unharmed(busy.desk.session())
     move = busy.next_move()
     with pytest.raises(CutoverFailed, match="struck by lightning"):
-        cut(dying(busy.cloud, step, CloudFault("struck by lightning"), is_done=True), move)
+        cut(dying(busy.cloud, step, CloudFault("struck by lightning"), is_done=is_done), move)
     assert busy.is_alone()
     guest.check()
     assert move.spec.boot_volume_id is not None
@@ -258,6 +309,10 @@ def written_page(memory: bytes) -> int:
         if memory[offset + 4 : offset + 8] == memory[offset + 20 : offset + 24] == b"ksed"
     )
     return found
+
+
+def files_of(state: VirtualDesktopState) -> tuple[Path, Path, Path]:
+    return state.memory_snapshot, state.processor_state, state.data_volume
 
 
 class Killed(BaseException):
