@@ -114,8 +114,9 @@ class Session:
             self._shadow = None
 
     def _take_passes(self, hello: memoryview) -> None:
-        shadow, mode = self._welcome(hello)
-        incoming = _Incoming(self._channel, shadow, shadow.begin(mode))
+        shadow, under_way = self._welcome(hello)
+        mode = under_way.mode
+        incoming = _Incoming(self._channel, shadow, under_way)
         while True:
             kind, body = self._channel.receive()
             if kind is Kind.ASK_TABLE:
@@ -141,7 +142,7 @@ class Session:
             else:
                 raise ProtocolBroken(f"The source sent {kind.name} within a pass.")
 
-    def _welcome(self, body: memoryview) -> tuple[Shadow, str]:
+    def _welcome(self, body: memoryview) -> tuple[Shadow, Pass]:
         hello = from_json(body)
         try:
             name, mode = str(hello["volume"]), str(hello["mode"])
@@ -176,7 +177,7 @@ class Session:
         )
         if is_resuming:
             self._tell_staged(under_way)
-        return shadow, mode
+        return shadow, under_way
 
     def _tell_staged(self, under_way: Pass) -> None:
         for blocks, digests in under_way.brought():
@@ -189,7 +190,8 @@ class Session:
             incoming.settle()
             self._channel.send(Kind.WANTED, wanted.astype("<u4").tobytes())
             return False
-        damaged = shadow.commit(
+        make = shadow.promote if request.get("promote") else shadow.commit
+        damaged = make(
             incoming.supers,
             incoming.digests,
             str(request.get("taken_at", "")),
@@ -200,9 +202,11 @@ class Session:
             log.error("%s: superblocks %s hold other than was sent", shadow.volume.name, damaged)
             self._channel.send(Kind.DAMAGED, damaged.astype("<u4").tobytes())
             return False
-        if request.get("promote"):
-            shadow.promote()
-        self._channel.send_json(Kind.COMMITTED, generation=shadow.generation, root=shadow.root())
+        self._channel.send_json(
+            Kind.COMMITTED, generation=shadow.point.generation, root=shadow.root()
+        )
+        if shadow.is_promoted:
+            shadow.volume.flush()
         return True
 
     def _open(self, body: memoryview) -> Shadow:

@@ -148,11 +148,19 @@ class Shadow:
 
     def begin(self, mode: str) -> Pass:
         """Begin a pass, or go on with the one that was interrupted."""
-        if self._pass:
-            self._pass.close()
         if self.is_passing and json.loads((self.folder / "pass.json").read_text()) != mode:
             self.discard()
-        write_durably(self.folder / "pass.json", json.dumps(mode).encode())
+        if self._pass:
+            self._pass.close()
+        if not self.is_passing:
+            # What no pass lays claim to is left of one that ended.
+            for name in ("journal", "staged"):
+                (self.folder / name).unlink(missing_ok=True)
+            said = json.dumps(mode).encode()
+            if mode == DIRECT:
+                write_durably(self.folder / "pass.json", said)
+            else:
+                (self.folder / "pass.json").write_bytes(said)
         self._pass = Pass(self, mode)
         return self._pass
 
@@ -198,25 +206,55 @@ class Shadow:
             commit.save(self.folder / "commit")
         return self._apply(commit, alive)
 
+    def promote(
+        self,
+        supers: Blocks,
+        digests: Digests,
+        taken_at: str,
+        is_consistent: bool,
+        alive: Callable[[], None],
+    ) -> Blocks:
+        """As `commit`, for a volume that a machine is about to run on: somebody waits for it, so
+        nothing is waited for that a flush can see to later. It takes no passes any more, and what
+        it holds is learned once it is demoted."""
+        assert self._pass
+        self._pass.note()
+        if self._pass.mode == STAGED:
+            self._pass.reserve()
+        self.index.forget()
+        if self._pass.mode == STAGED:
+            self._pass.apply(alive)
+        damaged = self._read_back(supers, digests, alive)
+        if not len(damaged):
+            self.point = RecoveryPoint(self.point.generation + 1, taken_at, is_consistent)
+            self.is_promoted = True
+            self._save()
+        self._end_pass()
+        return damaged
+
     def _apply(self, commit: Commit, alive: Callable[[], None]) -> Blocks:
         self._pass = self._pass or Pass(self, STAGED)
         if self._pass.mode == STAGED:
             self._pass.apply(alive)
         self.volume.flush()
+        damaged = self._read_back(commit.supers, commit.digests, alive)
+        if not len(damaged):
+            self.index.seal(commit.point.generation)
+            self.point = commit.point
+            self._save()
+        # Also where something is damaged: what was staged has been applied, and the rest comes as
+        # a pass of its own.
+        self._end_pass()
+        return damaged
+
+    def _read_back(self, supers: Blocks, digests: Digests, alive: Callable[[], None]) -> Blocks:
+        """Learn these superblocks; those that do not hold what they must."""
         damaged = []
-        for number, digest in zip(commit.supers.tolist(), commit.digests, strict=True):
+        for number, digest in zip(supers.tolist(), digests, strict=True):
             alive()
             if (self._learn_super(number) != digest).any():
                 damaged.append(number)
-        if damaged:
-            # What was staged has been applied; the rest comes as a pass of its own.
-            self._end_pass()
-            return np.array(damaged, dtype=np.int64)
-        self.index.seal(commit.point.generation)
-        self.point = commit.point
-        self._save()
-        self._end_pass()
-        return np.empty(0, dtype=np.int64)
+        return np.array(damaged, dtype=np.int64)
 
     def _end_pass(self) -> None:
         """The commit record goes last: without the journal there is nothing left to apply."""
@@ -247,11 +285,6 @@ class Shadow:
         if self.generation is None:
             self.discard()
             self.learn(alive)
-
-    def promote(self) -> None:
-        """A machine is about to run on the volume: it takes no passes any more."""
-        self.is_promoted = True
-        self._save()
 
     def demote(self) -> None:
         """No machine runs on the volume any more. What it holds is learned by the next pass."""
@@ -378,10 +411,13 @@ class Pass:
         """Return when what was added would outlive a crash: content first, then the journal, so
         that the journal never names what is not there."""
         self._place.flush()
+        self.note()
+        self._journal.flush()
+
+    def note(self) -> None:
         for blocks, digests in self._unsettled:
             self._journal.append(blocks, digests)
         self._unsettled.clear()
-        self._journal.flush()
 
     def brought(self) -> Iterator[tuple[Blocks, Digests]]:
         """Blocks of an interrupted pass, and the hashes of what applying it would put there; of a
