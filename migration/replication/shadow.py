@@ -27,7 +27,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -466,7 +466,7 @@ class Pass:
 
 
 def root_of(index: BlockIndex) -> str:
-    state = blake3(json.dumps(asdict(replace(index.layout))).encode())
+    state = blake3(json.dumps(asdict(index.layout)).encode())
     state.update(index.table.tobytes())
     return state.hexdigest()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -61,16 +60,3 @@ class Store:
                         start += copy_range(source, target, start, n)
         finally:
             os.close(lock)
-
-    def remove(self, name: str) -> None:
-        """The shadow with all it holds, except a volume that has a place of its own."""
-        folder = self._folder / name
-        self.open(name).close()
-        shutil.rmtree(folder)
-
-    def names(self) -> list[str]:
-        return sorted(
-            entry.name
-            for entry in os.scandir(self._folder)
-            if (Path(entry) / "shadow.json").exists()
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -13,10 +12,15 @@ import pytest
 
 from migration.replication.errors import Refused, VolumeFailed
 from migration.replication.nbd import NbdVolume
+from tests.support.qemu import skip_without_qemu
 from tests.unit.replication.ends import Ends
 
-pytestmark = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _qemu() -> None:
+    skip_without_qemu()
 
 
 @contextmanager
