@@ -145,9 +145,18 @@ class Shadow(models.Model):
     recovery_point_at = models.DateTimeField(
         null=True, blank=True, help_text="Newest consistent state it holds."
     )
-    lag_bytes = models.BigIntegerField(null=True, blank=True)
+    lag_bytes = models.BigIntegerField(
+        null=True, blank=True, help_text="What the newest pass found changed since the one before."
+    )
     sent_bytes = models.BigIntegerField(default=0)
+    paused_at = models.DateTimeField(
+        null=True, blank=True, help_text="No pass begins until it is resumed."
+    )
+    sync_interval_s = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Empty: synchronised for its transition only."
+    )
     created_at = models.DateTimeField()
+    released_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = (
@@ -208,6 +217,11 @@ class Transition(models.Model):
         null=True, help_text="Somebody was connected when the session was held."
     )
     reconnected_at = models.DateTimeField(null=True, blank=True)
+    machine_stall_ms = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="How long a machine that moved while it ran stood still, as its relay measured.",
+    )
     dest_used_at = models.DateTimeField(
         null=True, blank=True, help_text="First session seen on the destination."
     )
@@ -255,7 +269,10 @@ class Transition(models.Model):
 
     @property
     def stall_ms(self) -> int | None:
-        """What the user felt: from the freeze to the session seen again."""
+        """What the user felt: how long the machine stood still where it moved while it ran, else
+        from the freeze to the session seen again."""
+        if self.machine_stall_ms is not None:
+            return self.machine_stall_ms
         if self.frozen_at is None or self.reconnected_at is None:
             return None
         return round((self.reconnected_at - self.frozen_at).total_seconds() * 1000)
@@ -297,3 +314,96 @@ class Step(models.Model):
 
     def __str__(self) -> str:
         return f"{self.transition_id}.{self.number} {self.command}"
+
+
+class Relay(models.Model):
+    """A process that sends what leaves its region, and takes in what is sent there."""
+
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="relays")
+    address = models.CharField(max_length=255)
+    port = models.PositiveIntegerField()
+    store = models.CharField(
+        max_length=40, help_text="Of what it knows of shadows; relays of one host may share it."
+    )
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("region", "address", "port"), name="relay_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port} in {self.region_id}"
+
+
+class Pass(models.Model):
+    """What relays are to bring from one region to another, and how far that is.
+
+    The row is the order; Celery only rings for it on the queue of the source's region.
+    """
+
+    class Kind(models.TextChoices):
+        VOLUME = "volume", "Volume"
+        MACHINE = "machine", "Running machine"
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "Waiting for a relay"
+        RUNNING = "running", "Under way"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+        ABANDONED = "abandoned", "Given up"
+
+    key = models.CharField(max_length=160, unique=True)
+    kind = models.CharField(max_length=8, choices=Kind.choices, default=Kind.VOLUME)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
+    shadow = models.ForeignKey(
+        Shadow, null=True, blank=True, on_delete=models.SET_NULL, related_name="passes"
+    )
+    transition = models.ForeignKey(
+        Transition, null=True, blank=True, on_delete=models.SET_NULL, related_name="passes"
+    )
+    source_region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="+")
+    dest_region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="+")
+    source_volume_id = models.CharField(max_length=64)
+    dest_volume_id = models.CharField(max_length=64, blank=True)
+    makes_volume = models.BooleanField(default=False, help_text="It made its destination.")
+    is_final = models.BooleanField(
+        default=False, help_text="A server is started on what it brought."
+    )
+    store = models.CharField(
+        max_length=40, blank=True, help_text="Of the relay that takes it in (Relay.store)."
+    )
+    dest_server_id = models.CharField(max_length=64, blank=True)
+    stall_ms = models.PositiveIntegerField(null=True, blank=True)
+
+    created_at = models.DateTimeField()
+    rung_at = models.DateTimeField(null=True, blank=True)
+    owner = models.CharField(max_length=120, blank=True)
+    seen_at = models.DateTimeField(null=True, blank=True, help_text="Its relay's last beat.")
+    taken_at = models.DateTimeField(
+        null=True, blank=True, help_text="The moment whose state it brings."
+    )
+    finished_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    phase = models.CharField(max_length=40, blank=True)
+    to_scan_bytes = models.BigIntegerField(null=True, blank=True)
+    scanned_bytes = models.BigIntegerField(default=0)
+    changed_bytes = models.BigIntegerField(default=0)
+    sent_bytes = models.BigIntegerField(default=0, help_text="On the wire.")
+    left_s = models.FloatField(null=True, blank=True)
+    detail = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        indexes = (
+            models.Index(fields=("dest_region", "dest_volume_id"), name="pass_dest_volume"),
+            models.Index(
+                fields=("source_region", "dest_region"),
+                condition=Q(state__in=("waiting", "running")),
+                name="pass_open_by_link",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.key

@@ -10,7 +10,15 @@ from django.db.models import Count, F, Q, QuerySet, Sum
 
 from desktops.models import Dataset, Desktop, Event
 from desktops.selectors import datasets_for, pools_for
-from migration.core.machine import BEFORE_CUTOVER, CUTOVER, PATHS, TERMINAL, State, Strategy
+from migration.core.machine import (
+    BEFORE_CUTOVER,
+    CUTOVER,
+    PATHS,
+    TERMINAL,
+    State,
+    Strategy,
+    can_go_back,
+)
 from migration.models import Plan, Recommendation, Shadow, Step, Transition
 
 if TYPE_CHECKING:
@@ -200,12 +208,12 @@ def choices_for(viewer: Viewer, transition: Transition) -> frozenset[str]:
     """What the viewer may ask of a transition now: of confirm, cancel and resume."""
     state = State(transition.state)
     may_operate = viewer.has_perm("migration.operate_transition")
-    can_go_back = BEFORE_CUTOVER | (CUTOVER if transition.strategy == Strategy.STOP else set())
+    takes_back = BEFORE_CUTOVER | (CUTOVER if can_go_back(Strategy(transition.strategy)) else set())
     choices = {
         "confirm": viewer.has_perm("migration.approve_transition")
         and state in BEFORE_CUTOVER
         and transition.confirmed_at is None,
-        "cancel": may_operate and state in can_go_back and transition.cancel_requested_at is None,
+        "cancel": may_operate and state in takes_back and transition.cancel_requested_at is None,
         "resume": may_operate and state is State.NEEDS_OPERATOR,
     }
     return frozenset(name for name, is_open in choices.items() if is_open)

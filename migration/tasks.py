@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 
 from celery import shared_task
 from django.utils import timezone
 
 from migration import recovery
-from migration.services import confirming, driving, plans, retention
+from migration.services import carrying, confirming, driving, plans, retention
 
 
 @shared_task
 def drive_transition(transition_id: int) -> None:
     driving.drive_transition(transition_id, owner=f"{socket.gethostname()}:{os.getpid()}")
+
+
+@shared_task
+def carry_pass(pass_id: int) -> None:
+    """On the queue of the source's region, which relays work on."""
+    owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{time.monotonic_ns()}"
+    carrying.carry_pass(pass_id, owner=owner)
 
 
 @shared_task

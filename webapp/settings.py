@@ -201,7 +201,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_TIMEZONE = "UTC"
 # `default` is for what a person or a transition waits for, `bulk` for forecasts and plans, which
-# may take minutes. Work that must run inside a region goes to the queue `region.<name>`.
+# may take minutes. Work that must run inside a region goes to the queue
+# `region.<cloud>.<name>`.
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = True
 CELERY_TASK_ROUTES = {
@@ -345,6 +346,10 @@ CLOUDS |= {
     name: {"driver": "desktops.clouds.qemu", "options": table}
     for name, table in env.tables("QEMU_CLOUDS_FILE").items()
 }
+# Clouds whose desktops relays carry (manage.py relay); elsewhere the cloud copies whole volumes.
+RELAYED_CLOUDS = frozenset(env.items("RELAYED_CLOUDS"))
+# What the relays of this host know, and their certificates.
+RELAY_FOLDER = env.folder("RELAY_FOLDER", DATA_DIR / "relays")
 # The sources of activity that are asked, with their credentials (docs/sources).
 SOURCES_FILE = env.existing_file("SOURCES_FILE")
 # A City database in MaxMind's format, for addresses that are in no network of the admin's table.

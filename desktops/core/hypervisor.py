@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from desktops.core.cloud import Cloud, Server, ServerSpec
+from desktops.core.cloud import Server, ServerSpec
+from desktops.core.exports import VolumeExports
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class VirtualDesktopState:
 
 
 @runtime_checkable
-class Hypervisor(Cloud, Protocol):
+class Hypervisor(VolumeExports, Protocol):
     """A cloud whose machines' state can be carried. Commands are idempotent by the state they
     ask for, and raise Conflict in any other state than they name."""
 

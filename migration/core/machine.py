@@ -16,7 +16,8 @@ The invariants it keeps, in any interleaving of crashes, duplicates and delays (
 4. Every transition ends, or says what it waits for.
 
 Once somebody has worked on the destination, the source is older than the destination: nothing
-here goes back from there. It goes on at the destination, or asks an operator.
+here goes back from there. It goes on at the destination, or asks an operator. A machine that was
+carried while it ran has gone on there by itself: from then on it counts as worked on.
 
 A request may be carried out long after it was sent, by a cloud that was slow or a worker that was
 paused. The invariants hold whenever it arrives. That a transition which goes back also leaves
@@ -36,6 +37,7 @@ class Strategy(StrEnum):
 
     STOP = "stop"  # nobody there or a planned restart: the volume travels, memory is not carried
     LIVE = "live"  # inside a region: the cloud copies memory while the server runs
+    HYPERVISOR = "hypervisor"  # between regions: relays carry memory and volume while it runs
 
 
 class State(StrEnum):
@@ -88,6 +90,18 @@ PATHS: Mapping[Strategy, tuple[State, ...]] = {
         State.VERIFYING,
         State.DONE,
     ),
+    Strategy.HYPERVISOR: (
+        State.PLANNED,
+        State.PREPARING,
+        State.SYNCING,
+        State.READY,
+        State.COPYING,
+        State.RECONNECTING,
+        State.VERIFYING,
+        State.COMMITTING,
+        State.RELEASING,
+        State.DONE,
+    ),
 }
 
 # From the freeze on the user is affected; until verified, trouble means going back.
@@ -128,6 +142,8 @@ class Command(StrEnum):
     DELETE_SOURCE_VOLUME = "delete_source_volume"
     DELETE_OLD_SHADOW = "delete_old_shadow"
     LIVE_MIGRATE = "live_migrate"
+    CUT_OVER = "cut_over"
+    ABANDON_CUT_OVER = "abandon_cut_over"
     ABANDON_COPY = "abandon_copy"
     FENCE_DEST = "fence_dest"
     DELETE_DEST = "delete_dest"
@@ -184,6 +200,8 @@ class Seen:
     was_dest_used : somebody has worked on the destination, or nobody can tell that nobody has
     has_turn : the pool may cut over one more desktop now
     is_synced : a finished pass exists at the destination, and is_sync_due : it is too old
+    is_cut_over : the relay has said that the machine goes on at the destination
+    has_cutover_to_abandon : a relay may be at the cutover of a running machine
     has_final_copy : the pass made in the freeze is complete
     leftover_shadow : a destination volume that the final pass superseded still exists
     is_session_taken : on the way back, the gateway has been told to hold the session
@@ -212,6 +230,8 @@ class Seen:
     is_sync_due: bool = False
     has_final_copy: bool = False
     is_migrated_live: bool = False
+    is_cut_over: bool = False
+    has_cutover_to_abandon: bool = False
     commit_until: datetime | None = None
     keeps_source_as_shadow: bool = False
     has_source_volume: bool = True
@@ -260,12 +280,17 @@ def decide(state: State, seen: Seen) -> Decision:
     return _surrender(state, seen) or decision
 
 
+def can_go_back(strategy: Strategy) -> bool:
+    """Whether a transition can be taken back once its cutover has begun."""
+    return strategy is not Strategy.LIVE
+
+
 def _cancellation(state: State, seen: Seen) -> Decision | None:
     if not seen.is_cancel_requested:
         return None
     if state in BEFORE_CUTOVER:
         return Move(State.CANCELLING, "cancelled on request")
-    if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
+    if state in CUTOVER and can_go_back(seen.strategy) and not seen.was_dest_used:
         return Move(State.ROLLING_BACK, "cancelled on request")
     return None
 
@@ -291,7 +316,7 @@ def _give_up(state: State, seen: Seen, reason: str) -> Move:
     explained = f"{state.label}: {reason}"
     if state in BEFORE_CUTOVER:
         return _failed(State.CANCELLING, explained)
-    if state in CUTOVER and seen.strategy is Strategy.STOP and not seen.was_dest_used:
+    if state in CUTOVER and can_go_back(seen.strategy) and not seen.was_dest_used:
         return _failed(State.ROLLING_BACK, explained)
     if state in CUTOVER and seen.strategy is Strategy.LIVE and _runs(seen.source):
         return _failed(State.FAILED, f"{explained}; the server runs where it was")
@@ -330,8 +355,10 @@ def _ready(seen: Seen) -> Decision:
     if seen.is_approved and seen.is_confirmed and not seen.has_turn:
         return Wait("its turn: the pool moves as many at a time as it may", seen.now + TURN)
     if seen.is_approved and seen.is_confirmed:
-        is_live = seen.strategy is Strategy.LIVE
-        return Move(State.COPYING if is_live else State.FREEZING)
+        # What is switched off has nothing that could be carried while it runs.
+        is_off = seen.strategy is Strategy.HYPERVISOR and seen.source.health is Health.STOPPED
+        stops = seen.strategy is Strategy.STOP or is_off
+        return Move(State.FREEZING if stops else State.COPYING)
     if seen.now >= seen.expires_at:
         return Move(State.CANCELLING, "neither approved nor confirmed before it expired")
     if seen.is_sync_due and _can_sync(seen):
@@ -360,6 +387,9 @@ def _freezing(seen: Seen) -> Decision:
 def _copying(seen: Seen) -> Decision:
     if seen.strategy is Strategy.LIVE:
         return Move(State.VERIFYING) if seen.is_migrated_live else Do(Command.LIVE_MIGRATE)
+    if seen.strategy is Strategy.HYPERVISOR:
+        # The freeze is a matter of milliseconds: its steps are the relay's, in one command.
+        return Move(State.RECONNECTING) if seen.is_cut_over else Do(Command.CUT_OVER)
     if not _is_out_of_the_way(seen.source):
         return _failed(State.ROLLING_BACK, "somebody started or removed the source during the copy")
     if seen.has_final_copy:
@@ -448,6 +478,9 @@ def _cancelling(seen: Seen) -> Decision:
 
 
 def _rolling_back(seen: Seen) -> Decision:
+    if seen.has_cutover_to_abandon:
+        # Before anything is judged: until its relay lets go, the machine may yet go on over there.
+        return Do(Command.ABANDON_CUT_OVER)
     if seen.was_dest_used:
         return _go_on(seen)
     if _is_lost(seen.source):
@@ -481,7 +514,11 @@ def _go_on(seen: Seen) -> Decision:
     # An earlier hold of this way back may still arrive, unless a later one has.
     if seen.session is not None and not seen.is_session_taken:
         return Do(Command.HOLD_SESSION_AGAIN)
-    return Move(State.STARTING, "somebody has worked on the destination: it goes on there")
+    carried = seen.strategy is Strategy.HYPERVISOR
+    return Move(
+        State.RECONNECTING if carried else State.STARTING,
+        "somebody has worked on the destination: it goes on there",
+    )
 
 
 def _remove_dest(seen: Seen) -> Do:
@@ -502,7 +539,7 @@ def _is_back(session: SessionSeen, seen: Seen) -> bool:
 
 
 def _can_sync(seen: Seen) -> bool:
-    if seen.strategy is not Strategy.STOP:
+    if seen.strategy is Strategy.LIVE:
         return False
     return seen.can_copy_while_attached or seen.source.health is Health.STOPPED
 

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     context = server_context(options.certificates) if options.certificates else None
-    store = Store(options.folder, dict(options.volume))
+    store = Store(options.folder, dict(options.volume).get)
     listener = socket.create_server(options.listen)
     host, port = listener.getsockname()[:2]
     print(f"listening on {host}:{port}", flush=True)

@@ -35,6 +35,7 @@ class Route:
     connect : opens a channel to the receiver at the destination
     name : of the machine; the receiver has its memory, processor state and disk as NAME.memory,
         NAME.processor and NAME.disk
+    disk : of the disk's shadow, where that has another name
     folder : keeps indexes; for a machine's memory best in memory itself
     """
 
@@ -42,6 +43,10 @@ class Route:
     name: str
     folder: Path
     effort: str = "fast"
+    disk: str = ""
+
+    def shadow(self, part: str) -> str:
+        return self.disk if part == DISK and self.disk else f"{self.name}.{part}"
 
 
 @dataclass
@@ -101,9 +106,10 @@ class Carrier:
             third.result()
 
     def _send(self, part: str, path: Path, mode: str, is_last: bool) -> Report:
+        shadow = self.route.shadow(part)
         request = Request(
-            f"{self.route.name}.{part}",
-            self.route.folder / part,
+            shadow,
+            self.route.folder / shadow,
             mode=mode,
             effort=self.route.effort,
             is_consistent=is_last,

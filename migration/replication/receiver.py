@@ -96,9 +96,7 @@ class Session:
                 if kind is Kind.ASK_DIGESTS:
                     self._tell_digests(body)
                 elif kind is Kind.DEMOTE:
-                    self._open(body).demote()
-                    self._close()
-                    self._channel.send(Kind.DEMOTED)
+                    self._demote(body)
                 else:
                     self._take_passes(body)
         except Interrupted:
@@ -209,10 +207,15 @@ class Session:
             shadow.volume.flush()
         return True
 
+    def _demote(self, body: memoryview) -> None:
+        """What is not known here has nothing to forget."""
+        if self._store.knows(_name_in(body)):
+            self._open(body).demote()
+            self._close()
+        self._channel.send(Kind.DEMOTED)
+
     def _open(self, body: memoryview) -> Shadow:
-        name = str(from_json(body).get("volume"))
-        _check_name(name)
-        self._shadow = self._store.open(name)
+        self._shadow = self._store.open(_name_in(body))
         return self._shadow
 
     def _tell_digests(self, body: memoryview) -> None:
@@ -312,6 +315,12 @@ def _need_unpromoted(shadow: Shadow) -> None:
         raise Refused(
             f"{shadow.folder.name} is no shadow: a machine was started on it. Demote it first."
         )
+
+
+def _name_in(body: memoryview) -> str:
+    name = str(from_json(body).get("volume"))
+    _check_name(name)
+    return name
 
 
 def _check_name(name: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from migration.replication.errors import Busy, Refused
@@ -17,11 +18,18 @@ COPY_BYTES = 16 << 20
 
 
 class Store:
-    """places : where the volumes of some shadows are, by name; others are files in their folder"""
+    """place_of : where the volume of a shadow is, by its name, asked whenever somebody is about to
+    write to it; None for a file in the shadow's folder. Raises Refused for what may not be written
+    """
 
-    def __init__(self, folder: Path, places: Mapping[str, str] | None = None) -> None:
-        self._folder, self._places = folder, dict(places or {})
+    def __init__(
+        self, folder: Path, place_of: Callable[[str], str | None] = lambda _name: None
+    ) -> None:
+        self._folder, self._place_of = folder, place_of
         folder.mkdir(parents=True, exist_ok=True)
+
+    def knows(self, name: str) -> bool:
+        return (self._folder / name / "shadow.json").exists()
 
     def open(self, name: str) -> Shadow:
         return Shadow.open(self._folder / name)
@@ -32,13 +40,32 @@ class Store:
         """base : a shadow to begin with a copy of, if this one is new: whatever the two have in
         common, an image of an operating system for one, is not sent again"""
         folder = self._folder / name
-        if (folder / "shadow.json").exists():
+        place = self._place_of(name)
+        if self.knows(name):
             return Shadow.open(folder)
-        volume = self._places.get(name, str(folder / "volume"))
+        volume = place or str(folder / "volume")
         if base is not None:
             folder.mkdir(exist_ok=True)
             self._copy(base, volume, layout.size, alive)
         return Shadow.create(folder, layout, volume)
+
+    def sweep(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Forget the shadows that nobody wants and nobody works on; returns their names. Volumes
+        that were given a place stay."""
+        gone = []
+        for folder in sorted(self._folder.iterdir()):
+            if not folder.is_dir() or is_wanted(folder.name):
+                continue
+            try:
+                lock = locked(folder)
+            except Busy:
+                continue
+            try:
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+            gone.append(folder.name)
+        return gone
 
     def _copy(self, base: str, volume: str, size: int, alive: Callable[[], None]) -> None:
         """Shares the blocks where the file system can. Others may copy the base meanwhile."""

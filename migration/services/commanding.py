@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from desktops.core.cloud import Cloud, CloudFault, JobState, NotFound, ServerSpec, VolumeCopy
 from migration.core.gateway import Gateway, Target
 from migration.core.machine import Command
 from migration.errors import PassFailed
-from migration.models import Step, Transition
+from migration.models import Pass, Step, Transition
+from migration.services import passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Order:
     cloud: Cloud
     gateway: Gateway
     token: int
+    now: datetime
 
     @property
     def source_region(self) -> str:
@@ -63,19 +66,46 @@ def _pass(order: Order) -> VolumeCopy:
     """Start, drive on or observe one pass of the volume into the destination region."""
     transition = order.transition
     shadow = transition.shadow
-    copy = order.cloud.copy_volume(
-        order.source_region,
-        transition.source_volume_id,
-        order.dest_region,
-        key=order.key,
-        base_volume_id=shadow.volume_id if shadow and shadow.volume_id else None,
-    )
-    if copy.state is JobState.FAILED:
-        order.cloud.abandon_copy(
-            order.dest_region, source_region=order.source_region, key=order.key
+    if passes.is_relayed(order.cloud):
+        copy = passes.as_copy(_relayed(order))
+    else:
+        copy = order.cloud.copy_volume(
+            order.source_region,
+            transition.source_volume_id,
+            order.dest_region,
+            key=order.key,
+            base_volume_id=shadow.volume_id if shadow and shadow.volume_id else None,
         )
+    if copy.state is JobState.FAILED:
+        _abandon_pass(order, order.key)
         raise PassFailed(copy.detail or "the pass failed")
     return copy
+
+
+def _relayed(order: Order, *, kind: Pass.Kind = Pass.Kind.VOLUME) -> Pass:
+    transition = order.transition
+    shadow = transition.shadow
+    return passes.advance(
+        passes.Ordered(
+            key=order.key,
+            source_region=transition.source_region,
+            source_volume_id=transition.source_volume_id,
+            dest_region=transition.dest_region,
+            base_volume_id=shadow.volume_id if shadow else "",
+            kind=kind,
+            is_final=order.command is not Command.SYNC_VOLUME,
+            shadow=shadow,
+            transition=transition,
+        ),
+        now=order.now,
+    )
+
+
+def _abandon_pass(order: Order, key: str) -> None:
+    if passes.is_relayed(order.cloud):
+        passes.abandon(key, cloud=order.cloud, now=order.now)
+    else:
+        order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=key)
 
 
 def _sync_volume(order: Order) -> Result:
@@ -198,6 +228,34 @@ def _live_migrate(order: Order) -> Result:
     return Result(is_finished=job.state is JobState.DONE)
 
 
+def _cut_over(order: Order) -> Result:
+    """The relay freezes the machine, carries what is left, and has it go on over there."""
+    cutover = _relayed(order, kind=Pass.Kind.MACHINE)
+    copy = passes.as_copy(cutover)
+    if copy.state is JobState.FAILED:
+        raise PassFailed(copy.detail or "the machine was not carried")
+    if copy.state is not JobState.DONE:
+        return Result(is_finished=False, copy=copy)
+    assert cutover.finished_at is not None
+    stall = timedelta(milliseconds=cutover.stall_ms or 0)
+    return Result(
+        changes={
+            "dest_server_id": cutover.dest_server_id,
+            "dest_volume_id": cutover.dest_volume_id,
+            "machine_stall_ms": cutover.stall_ms,
+            "frozen_at": cutover.finished_at - stall,
+        },
+        copy=copy,
+    )
+
+
+def _abandon_cut_over(order: Order) -> None:
+    """Refused, to be asked again, until no relay is at it: then it has gone on over there, or it
+    never will."""
+    for step in order.transition.steps.filter(command=Command.CUT_OVER):
+        passes.give_up(step.key, now=order.now)
+
+
 def _abandon_copy(order: Order) -> None:
     """Remove every pass of this transition, and the shadow's volume when it made that itself.
 
@@ -206,12 +264,14 @@ def _abandon_copy(order: Order) -> None:
     transition = order.transition
     shadow = transition.shadow
     was_there = shadow is not None and shadow.created_at < transition.created_at
-    passes = transition.steps.filter(command__in=(Command.SYNC_VOLUME, Command.COPY_FINAL))
+    steps = transition.steps.filter(
+        command__in=(Command.SYNC_VOLUME, Command.COPY_FINAL, Command.CUT_OVER)
+    )
     if was_there:
-        passes = passes.exclude(command=Command.SYNC_VOLUME, outcome=Step.Outcome.DONE)
+        steps = steps.exclude(command=Command.SYNC_VOLUME, outcome=Step.Outcome.DONE)
     # Newest first: an older pass's volume may be the base that a newer one still writes into.
-    for step in passes.order_by("-number"):
-        order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=step.key)
+    for step in steps.order_by("-number"):
+        _abandon_pass(order, step.key)
     filled = {shadow.volume_id} if shadow else set()
     made = {transition.dest_volume_id}
     for volume_id in (made - filled if was_there else made | filled) - {""}:
@@ -231,6 +291,8 @@ _HANDLERS: Mapping[Command, Callable[[Order], Result | None]] = {
     Command.DELETE_SOURCE_VOLUME: _delete_source_volume,
     Command.DELETE_OLD_SHADOW: _delete_old_shadow,
     Command.LIVE_MIGRATE: _live_migrate,
+    Command.CUT_OVER: _cut_over,
+    Command.ABANDON_CUT_OVER: _abandon_cut_over,
     Command.ABANDON_COPY: _abandon_copy,
     Command.FENCE_DEST: _fence_dest,
     Command.DELETE_DEST: _delete_dest,

@@ -19,7 +19,14 @@ from desktops import events
 from desktops.errors import NotPermitted
 from desktops.models import Desktop, Pool
 from desktops.selectors import pools_for
-from migration.core.machine import BEFORE_CUTOVER, CUTOVER, TERMINAL, State, Strategy
+from migration.core.machine import (
+    BEFORE_CUTOVER,
+    CUTOVER,
+    TERMINAL,
+    State,
+    Strategy,
+    can_go_back,
+)
 from migration.errors import NotDecidable, NotPossible
 from migration.models import Decision, Plan, Recommendation, Shadow, Transition
 
@@ -98,7 +105,7 @@ def cancel_transition(*, transition_id: int, actor: AbstractUser, at: datetime) 
         actor=actor.get_username(),
         at=at,
         kind="transition.cancel_requested",
-        states=BEFORE_CUTOVER | (CUTOVER if row.strategy == Strategy.STOP else frozenset()),
+        states=BEFORE_CUTOVER | (CUTOVER if can_go_back(Strategy(row.strategy)) else frozenset()),
         impossible="the desktop already runs at its destination, or it has ended",
         cancel_requested_at=at,
     )

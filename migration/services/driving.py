@@ -29,6 +29,7 @@ from migration.core.machine import (
     Move,
     Place,
     State,
+    Strategy,
     Wait,
     decide,
 )
@@ -158,6 +159,7 @@ def _carry_out(
                 cloud=cloud,
                 gateway=gateway,
                 token=lease.next_fencing_token(),
+                now=lease.clock(),
             )
             return _do(lease, order, observation)
 
@@ -219,7 +221,8 @@ def _note_dest(
     if observation.dest_server_id != transition.dest_server_id:
         changes["dest_server_id"] = observation.dest_server_id
     seen = observation.seen
-    if transition.dest_used_at is None and seen.session and seen.was_dest_used:
+    can_tell = seen.session is not None or seen.strategy is Strategy.HYPERVISOR
+    if transition.dest_used_at is None and can_tell and seen.was_dest_used:
         changes |= {"dest_used_at": now, "reconnected_at": now}
     if changes:
         lease.write(**changes)
@@ -243,7 +246,8 @@ def _intend(lease: Lease, order: Order, observation: Observation) -> tuple[Step,
     now = lease.clock()
     changes: dict[str, Any] = {}
     session = observation.seen.session
-    if order.command is Command.HOLD_SESSION and session and order.transition.had_session is None:
+    takes_over = order.command in (Command.HOLD_SESSION, Command.CUT_OVER)
+    if takes_over and session and order.transition.had_session is None:
         changes["had_session"] = session.connected_on is Place.SOURCE
     with lease.writing(**changes) as row:
         step = row.steps.filter(key=order.key).first()

@@ -14,7 +14,8 @@ from migration.models import Shadow, Step, Transition
 def changes_on_entering(state: State, transition: Transition, *, now: datetime) -> dict[str, Any]:
     """Fields of the transition itself that entering `state` sets."""
     if state is State.FREEZING:
-        return {"frozen_at": now}
+        # What was to be carried while it ran, and was switched off meanwhile, is carried like this.
+        return {"frozen_at": now, "strategy": Strategy.STOP}
     if state is State.COMMITTING:
         window = timedelta(seconds=transition.pool.commit_window_s)
         reconnected_at = transition.reconnected_at or now
@@ -28,7 +29,7 @@ def settle(transition: Transition, *, now: datetime) -> None:
         case State.COMMITTING:
             _hand_over(transition, now=now)
         case State.DONE:
-            if transition.keeps_source_as_shadow and transition.strategy == Strategy.STOP:
+            if transition.keeps_source_as_shadow and transition.strategy != Strategy.LIVE:
                 _keep_source(transition, now=now)
             if transition.strategy == Strategy.LIVE:
                 Desktop.objects.filter(pk=transition.desktop_id).update(moved_at=now)

@@ -22,8 +22,9 @@ from migration.core.machine import (
     Strategy,
 )
 from migration.models import Shadow, Step, Transition
+from migration.services.passes import is_relayed
 
-PASSES = (Command.SYNC_VOLUME, Command.COPY_FINAL)
+PASSES = (Command.SYNC_VOLUME, Command.COPY_FINAL, Command.CUT_OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,24 @@ def observe(
         strategy=Strategy(transition.strategy),
         entered_at=transition.state_entered_at,
         expires_at=transition.expires_at,
-        source=_server_seen(source),
-        dest=_server_seen(dest),
+        source=_server_seen(source, transition),
+        dest=_server_seen(dest, transition),
         session=_session_seen(session, transition, dest_id) if session else None,
         had_session=transition.had_session,
-        was_dest_used=_was_dest_used(transition, session, dest_id, steps),
+        was_dest_used=_was_dest_used(transition, session, dest, dest_id, steps),
         is_approved=transition.approved_at is not None,
         is_confirmed=transition.confirmed_at is not None,
         is_cancel_requested=transition.cancel_requested_at is not None,
         has_turn=_has_turn(transition),
-        can_copy_while_attached=cloud.capabilities().copy_while_attached,
+        can_copy_while_attached=is_relayed(cloud) or cloud.capabilities().copy_while_attached,
         dest_shortage=_dest_shortage(transition, cloud),
         is_synced=transition.sync_passes > 0,
         is_sync_due=_is_sync_due(transition, now),
         has_final_copy=Command.COPY_FINAL in done,
         is_migrated_live=Command.LIVE_MIGRATE in done,
+        is_cut_over=Command.CUT_OVER in done,
+        has_cutover_to_abandon=Command.ABANDON_CUT_OVER not in done
+        and any(step.command == Command.CUT_OVER for step in steps.values()),
         commit_until=transition.commit_until,
         keeps_source_as_shadow=transition.keeps_source_as_shadow,
         has_source_volume=bool(transition.source_volume_id)
@@ -115,21 +119,28 @@ def _look_for_dest(
 ) -> Server | None:
     """The destination server, by its id once known, else by the key it may have been made with."""
     region = transition.dest_region.name
-    if transition.dest_server_id:
+    is_carried = transition.strategy == Strategy.HYPERVISOR
+    # Each attempt to carry it makes a server of its own; the newest one counts.
+    is_being_carried = is_carried and transition.machine_stall_ms is None
+    if transition.dest_server_id and not is_being_carried:
         return _look(cloud, region, transition.dest_server_id)
-    key = command_key(transition, Command.CREATE_DEST)
+    making = Command.CUT_OVER if is_carried else Command.CREATE_DEST
+    key = command_key(transition, making)
     return cloud.find_server(region, key=key) if key in steps else None
 
 
-def _server_seen(server: Server | None) -> ServerSeen:
+def _server_seen(server: Server | None, transition: Transition) -> ServerSeen:
     if server is None:
         return ServerSeen(Health.ABSENT, is_fenced=True)
-    return ServerSeen(_health(server), is_fenced=server.is_fenced)
+    is_carried = transition.strategy == Strategy.HYPERVISOR
+    return ServerSeen(_health(server, is_carried), is_fenced=server.is_fenced)
 
 
-def _health(server: Server) -> Health:
+def _health(server: Server, is_carried: bool) -> Health:
     if server.status is ServerStatus.ERROR:
         return Health.ERROR
+    if is_carried and server.status is ServerStatus.SUSPENDED and not server.is_busy:
+        return Health.STOPPED  # frozen by the cutover, with all it has at hand
     if server.is_running:
         return Health.RUNNING
     if server.is_stopped:
@@ -154,13 +165,20 @@ def _session_seen(session: Session, transition: Transition, dest_id: str) -> Ses
 
 
 def _was_dest_used(
-    transition: Transition, session: Session | None, dest_id: str, steps: dict[str, Step]
+    transition: Transition,
+    session: Session | None,
+    dest: Server | None,
+    dest_id: str,
+    steps: dict[str, Step],
 ) -> bool:
     """Without a gateway nobody can tell, so a destination that may have been open counts as used.
 
     With one it counts who has been there, not only who is there now: somebody may have come and
-    gone while nobody looked.
+    gone while nobody looked. A machine that was carried while it ran works by itself.
     """
+    if transition.strategy == Strategy.HYPERVISOR:
+        is_on = dest is not None and dest.status in (ServerStatus.ACTIVE, ServerStatus.UNKNOWN)
+        return is_on or transition.dest_used_at is not None
     if session is None:
         return command_key(transition, Command.UNFENCE_DEST) in steps
     been_on = {seen.server_id for seen in (session.connected_on, session.last_connected_on) if seen}

@@ -157,6 +157,23 @@ class QemuCloud:
         source, dest = self._pair(source_region, dest_region)
         copies.abandon(source, dest, self._options, key=key)
 
+    # Where relays find content.
+
+    def volume_place(self, region: str, volume_id: str) -> str:
+        place = self._region(region)
+        return str(volumes.disk_of(place, place.volumes.get(volume_id).id))
+
+    def snapshot_place(self, region: str, snapshot_id: str) -> str:
+        place = self._region(region)
+        return str(volumes.snapshot_disk(place, place.snapshots.get(snapshot_id).id))
+
+    def receive_volume(
+        self, source_region: str, volume_id: str, dest_region: str, *, key: str
+    ) -> Volume:
+        source, dest = self._pair(source_region, dest_region)
+        record = volumes.receive(source, volume_id, dest, key=key)
+        return volumes.observed(dest, record, dest.servers.all())
+
     # The state of running machines.
 
     def desktop_state(self, region: str, server_id: str) -> VirtualDesktopState:

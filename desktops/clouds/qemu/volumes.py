@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -102,6 +102,22 @@ def create(region: Region, spec: VolumeSpec, *, key: str) -> VolumeRecord:
     with region.locked():
         record = region.volumes.find(key) or _accept(region, spec, key=key)
     _make(region, record)
+    return record
+
+
+def receive(source: Region, volume_id: str, dest: Region, *, key: str) -> VolumeRecord:
+    """A blank volume of the same size, booted by the same kernel."""
+    volume = source.volumes.get(volume_id)
+    with dest.locked():
+        record = dest.volumes.find(key)
+        if record is None:
+            check_volume(dest, volume.size_bytes)
+            record = replace(volume, id=str(uuid4()), key=key, origin="", copy_key="")
+            files.copy_boot(
+                disk_of(source, volume_id).with_name("boot"), _folder(dest, record.id) / "boot"
+            )
+            dest.volumes.put(record)
+    _make(dest, record)
     return record
 
 

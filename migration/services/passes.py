@@ -1,0 +1,144 @@
+"""Ordering passes between regions, and seeing how far they are. Relays make them (`carrying`)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from celery import current_app
+from django.conf import settings
+from django.db.models import Case, Q, When
+
+from desktops.core.cloud import Cloud, Conflict, JobState, NotFound, VolumeCopy
+from desktops.models import Region
+from migration.models import Pass, Relay, Shadow, Transition
+
+# A relay that has not been heard of for so long is gone, and so is what it was doing.
+SILENCE = timedelta(seconds=15)
+# How long a bell may have been lost before it is rung again.
+RING_AGAIN = timedelta(seconds=5)
+OPEN = (Pass.State.WAITING, Pass.State.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """base_volume_id : what is brought up to date; "": a volume is made
+    is_final : nothing changes the source any more, and a server is started on the result
+    """
+
+    key: str
+    source_region: Region
+    source_volume_id: str
+    dest_region: Region
+    base_volume_id: str = ""
+    kind: Pass.Kind = Pass.Kind.VOLUME
+    is_final: bool = False
+    shadow: Shadow | None = None
+    transition: Transition | None = None
+
+
+def is_relayed(cloud: Cloud) -> bool:
+    """Whether relays carry what moves in this cloud; else the cloud copies whole volumes."""
+    return cloud.name in settings.RELAYED_CLOUDS
+
+
+def advance(order: Ordered, *, now: datetime) -> Pass:
+    """Order a pass, or see how far the one with this key is; ring for it where nobody is at it."""
+    found, _ = Pass.objects.get_or_create(
+        key=order.key,
+        defaults={
+            "kind": order.kind,
+            "source_region": order.source_region,
+            "dest_region": order.dest_region,
+            "source_volume_id": order.source_volume_id,
+            "dest_volume_id": order.base_volume_id,
+            "makes_volume": not order.base_volume_id,
+            "is_final": order.is_final,
+            "shadow": order.shadow,
+            "transition": order.transition,
+            "created_at": now,
+        },
+    )
+    ring(found, now=now)
+    return found
+
+
+def ring(one: Pass, *, now: datetime) -> None:
+    """Rings the relays of the source's region, unless one is at it or was rung for just now."""
+    quiet = Q(rung_at__isnull=True) | Q(rung_at__lt=now - RING_AGAIN)
+    lost = Q(state=Pass.State.RUNNING, seen_at__lt=now - SILENCE)
+    idle = Pass.objects.filter(Q(state=Pass.State.WAITING) | lost, quiet, pk=one.pk)
+    if idle.update(rung_at=now):
+        current_app.send_task(
+            "migration.tasks.carry_pass",
+            (one.pk,),
+            queue=queue_of(one.source_region),
+            # What nobody took is rung for again: it must not pile up while no relay is there.
+            expires=RING_AGAIN.total_seconds(),
+        )
+
+
+def queue_of(region: Region) -> str:
+    return f"region.{region.cloud}.{region.name}"
+
+
+def as_copy(one: Pass) -> VolumeCopy:
+    """A pass as a cloud would tell of its own."""
+    state = {
+        Pass.State.DONE: JobState.DONE,
+        Pass.State.FAILED: JobState.FAILED,
+        Pass.State.ABANDONED: JobState.FAILED,
+    }.get(Pass.State(one.state), JobState.RUNNING)
+    return VolumeCopy(
+        key=one.key,
+        state=state,
+        bytes_done=one.sent_bytes,
+        bytes_total=one.sent_bytes if state is JobState.DONE else None,
+        volume_id=one.dest_volume_id or None,
+        detail=one.detail,
+    )
+
+
+def give_up(key: str, *, now: datetime) -> Pass | None:
+    """Have no relay go on with a pass. Raises Conflict until the one at it has let go of it."""
+    Pass.objects.filter(key=key, state__in=OPEN).update(state=Pass.State.ABANDONED, finished_at=now)
+    one = Pass.objects.select_related("dest_region").filter(key=key).first()
+    if one and one.owner and one.seen_at and one.seen_at > now - SILENCE:
+        raise Conflict(f"{one.key}: its relay is still at it.")
+    return one
+
+
+def abandon(key: str, *, cloud: Cloud, now: datetime) -> None:
+    """Give a pass up, with the volume that it made. What it staged on a shadow is forgotten with
+    the shadow's next pass. Raises Conflict as `give_up` does."""
+    one = give_up(key, now=now)
+    if one and one.makes_volume and one.dest_volume_id:
+        with suppress(NotFound):
+            cloud.delete_volume(one.dest_region.name, one.dest_volume_id)
+
+
+def relay_for(one: Pass, *, now: datetime) -> Relay | None:
+    """One that takes in what is sent to this pass's destination, and best one that knows its
+    volume already."""
+    alive = Relay.objects.filter(region=one.dest_region, seen_at__gte=now - SILENCE)
+    last = _last_to(one)
+    known = one.store or (last.store if last else "")
+    return alive.order_by(Case(When(store=known, then=0), default=1), "?").first()
+
+
+def is_stale(one: Pass, relay: Relay) -> bool:
+    """Whether the destination may hold other than this relay knows: a server may have run on it
+    since, or another relay has written to it."""
+    if one.is_final and one.attempts > 1:
+        return True
+    last = _last_to(one)
+    return bool(last and (last.is_final or last.store != relay.store))
+
+
+def _last_to(one: Pass) -> Pass | None:
+    if not one.dest_volume_id:
+        return None
+    same = Pass.objects.filter(dest_region=one.dest_region, dest_volume_id=one.dest_volume_id)
+    began = same.exclude(pk=one.pk).exclude(store="")
+    return began.order_by("-created_at").first()
