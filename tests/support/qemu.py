@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -100,9 +102,15 @@ class Desk:
 
     address = "10.77.0.2"
 
-    def __init__(self, cloud: Hypervisor, network: Segment) -> None:
+    def __init__(
+        self,
+        cloud: Hypervisor,
+        network: Segment,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.cloud = cloud
         self.network = network
+        self.settings = settings
 
     def volume(self, region: str, *, image: str | None = GUEST_IMAGE, key: str) -> Volume:
         made = self.cloud.create_volume(
@@ -144,7 +152,23 @@ def desk(folder: Path, *, append: str = "", **changes: Any) -> Iterator[Desk]:
             append_all = f"guest.address={Desk.address}/24 {append}"
             add_guest(prepare(region), append=append_all)
         with qemu_cloud(settings) as cloud:
-            yield Desk(cloud, network)
+            yield Desk(cloud, network, settings)
+
+
+def clouds_file(path: Path, name: str, settings: Mapping[str, Any]) -> Path:
+    """QEMU_CLOUDS_FILE, for processes of their own. JSON's scalars and lists are TOML's too."""
+    path.write_text("\n".join(_tables(name, settings)) + "\n")
+    return path
+
+
+def _tables(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"[{name}]"
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    for key, value in values.items():
+        if key not in tables:
+            yield f"{key} = {json.dumps(value)}"
+    for key, value in tables.items():
+        yield from _tables(f"{name}.{json.dumps(key)}", value)
 
 
 def process_of(region: Path, server_id: str) -> int:

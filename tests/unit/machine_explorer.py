@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from migration.core.machine import State, Strategy
 from tests.unit.machine_model import (
     ABSENT,
+    CUTTING,
     DEST,
     ENDED,
     ERROR,
@@ -161,7 +162,7 @@ def _wrong_when_done(world: World, setting: Setting) -> str:
     if setting.has_gateway and (world.points_to != DEST or world.is_held):
         return "done, and the session does not lead to the destination"
     is_shadow_kept = not setting.copies_incrementally and world.sync != NONE
-    if world.final != READY or is_shadow_kept:
+    if READY not in (world.final, world.cutover) or is_shadow_kept:
         return "done, and the volumes are not as they should be"
     return ""
 
@@ -171,7 +172,8 @@ def _wrong_when_back(world: World) -> str:
         return f"{world.state}, and the source does not run"
     if world.is_source_fenced or world.is_held or world.points_to != SOURCE:
         return f"{world.state}, and the source cannot be reached"
-    if (world.dest, world.sync, world.final) != (ABSENT, NONE, NONE):
+    is_being_cut = world.cutover in CUTTING
+    if is_being_cut or (world.dest, world.sync, world.final) != (ABSENT, NONE, NONE):
         return f"{world.state}, and something is left over"
     return ""
 

@@ -52,9 +52,13 @@ from migration.core.machine import (
 # Millions of worlds are hashed, and enum members hash slowly: the world holds plain values.
 ABSENT, RUNNING, STOPPED, ERROR = "absent", "running", "stopped", "error"
 BOOTING, STOPPING, STARTING, MIGRATING = "booting", "stopping", "starting", "migrating"
+RECEIVING = "receiving"  # it waits for the state of a running machine
 DELETING, REMOVING = "deleting", "removing"  # while it runs, while it does not
 SOURCE, DEST, NOWHERE = "source", "dest", "nowhere"
 NONE, UNDER_WAY, FAILED, READY = "none", "under way", "failed", "ready"  # of a copy
+# Of a cutover, besides: the machine is frozen, and fenced too; its relay has let go of it.
+FROZEN, FENCED, LET_GO = "frozen", "fenced", "let go"
+CUTTING = (UNDER_WAY, FROZEN, FENCED)
 ONCE, WORN_OUT, REFUSED = "once", "worn out", "refused"  # of a failure
 FINISHED, GOING_ON = "finished", "going on"  # of an answer
 
@@ -129,6 +133,10 @@ class World(NamedTuple):
     is_sync_due: bool = False
     has_final_copy: bool = False
     is_migrated: bool = False
+    is_by_stop: bool = False  # what was to be carried while it ran had been switched off
+    is_cut_over: bool = False
+    is_cutover_intended: bool = False
+    is_cutover_abandoned: bool = False
     is_create_intended: bool = False
     is_unfence_intended: bool = False
     are_copies_intended: bool = False
@@ -154,6 +162,8 @@ class World(NamedTuple):
     sync_number: int = 0
     final: str = NONE
     migration: str = NONE
+    cutover: str = NONE
+    is_cutover_unwanted: bool = False
     points_to: str = SOURCE
     is_held: bool = False
     connected_on: str = NOWHERE
@@ -231,7 +241,9 @@ def _turn(world: World, setting: Setting) -> Iterator[Happening]:
     source = world.glimpse or source
     world = world._replace(
         glimpse=None,
-        was_dest_noted=world.was_dest_noted or (setting.has_gateway and world.last_on == DEST),
+        was_dest_noted=world.was_dest_noted
+        or (setting.has_gateway and world.last_on == DEST)
+        or _goes_on(world, setting),
     )
     decision = decision_in(world, setting, source)
     match decision:
@@ -258,6 +270,10 @@ def _intend(world: World, command: str, setting: Setting) -> World:
             changes = {"are_copies_intended": True}
         case Command.CREATE_DEST:
             changes = {"is_create_intended": True}
+        case Command.CUT_OVER:
+            changes = {"are_copies_intended": True, "is_cutover_intended": True}
+            if world.had_session is None:
+                changes["had_session"] = world.connected_on == SOURCE
         case Command.UNFENCE_DEST:
             changes = {"is_unfence_intended": True}
         case Command.HOLD_SESSION if world.had_session is None:
@@ -269,6 +285,8 @@ def _move(world: World, move: Move, setting: Setting) -> World:
     changes: dict[str, Any] = {}
     if move.to is State.NEEDS_OPERATOR:
         changes["interrupted"] = world.state
+    if move.to is State.FREEZING:
+        changes["is_by_stop"] = setting.strategy is Strategy.HYPERVISOR
     if move.to is State.COMMITTING:
         is_user_content = (
             not setting.has_gateway or world.had_session is False or world.was_dest_used
@@ -287,7 +305,10 @@ def _move(world: World, move: Move, setting: Setting) -> World:
 
 def decision_in(world: World, setting: Setting, source: tuple[str, bool]) -> Decision:
     """What the machine decides on what the worker sees."""
-    dest = world.dest if world.is_create_intended else ABSENT
+    is_looked_for = world.is_create_intended or world.is_cutover_intended
+    dest = world.dest if is_looked_for else ABSENT
+    is_carried = _is_carried(world, setting)
+    told = world.was_dest_noted if setting.has_gateway or is_carried else world.is_unfence_intended
     session = (world.points_to, world.is_held, world.connected_on)
     return _decide(
         world.state,
@@ -295,10 +316,19 @@ def decision_in(world: World, setting: Setting, source: tuple[str, bool]) -> Dec
         source,
         (dest, world.is_dest_fenced or dest == ABSENT),
         session if setting.has_gateway else None,
-        world.was_dest_noted if setting.has_gateway else world.is_unfence_intended,
+        told,
         not world.air,
         *world[1:_ROW_ENDS],
     )
+
+
+def _is_carried(world: World, setting: Setting) -> bool:
+    return setting.strategy is Strategy.HYPERVISOR and not world.is_by_stop
+
+
+def _goes_on(world: World, setting: Setting) -> bool:
+    """The machine itself works on the destination, be there a person or not."""
+    return _is_carried(world, setting) and world.is_cutover_intended and world.dest == RUNNING
 
 
 _ROW_ENDS = World._fields.index("waits_for")
@@ -335,7 +365,7 @@ def _decide(
         STATES[state],
         Seen(
             now=_NOW,
-            strategy=setting.strategy,
+            strategy=Strategy.STOP if row.is_by_stop else setting.strategy,
             entered_at=_LONG_AGO if row.is_late else _NOW,
             expires_at=_PAST if row.is_expired else _FUTURE,
             source=_server_seen(*source),
@@ -351,6 +381,8 @@ def _decide(
             is_sync_due=row.is_sync_due,
             has_final_copy=row.has_final_copy,
             is_migrated_live=row.is_migrated,
+            is_cut_over=row.is_cut_over,
+            has_cutover_to_abandon=row.is_cutover_intended and not row.is_cutover_abandoned,
             commit_until=_PAST if row.is_window_over else _FUTURE,
             keeps_source_as_shadow=setting.keeps_source,
             has_source_volume=not row.is_volume_deleted,
@@ -423,6 +455,10 @@ def _record(after: World, before: World, answer: str) -> World:
             changes = {"has_final_copy": True}
         case Command.LIVE_MIGRATE:
             changes = {"is_migrated": True}
+        case Command.CUT_OVER:
+            changes = {"is_cut_over": True}
+        case Command.ABANDON_CUT_OVER:
+            changes = {"is_cutover_abandoned": True}
         case Command.ABANDON_COPY:
             changes = {"are_copies_abandoned": True}
         case Command.DELETE_SOURCE_VOLUME:
@@ -477,6 +513,10 @@ def carry_out(request: Request, world: World, setting: Setting) -> tuple[World, 
             return (gone, FINISHED) if world.source == ABSENT else (world, ONCE)
         case Command.LIVE_MIGRATE:
             return _live_migrate(world)
+        case Command.CUT_OVER:
+            return _cut_over(world)
+        case Command.ABANDON_CUT_OVER:
+            return _abandon_cut_over(world)
         case _:
             return _copy(request, world)
 
@@ -561,6 +601,33 @@ def _live_migrate(world: World) -> tuple[World, str]:
     return world, {UNDER_WAY: GOING_ON, READY: FINISHED, FAILED: REFUSED}[world.migration]
 
 
+def _cut_over(world: World) -> tuple[World, str]:
+    """The row orders it once for a key; a failed attempt is followed by one with another key."""
+    if world.cutover == NONE:
+        if world.dest != ABSENT:
+            return world, ONCE
+        begun = world._replace(
+            cutover=UNDER_WAY,
+            dest=RECEIVING,
+            is_dest_fenced=False,
+            dest_number=world.dest_number + 1,
+        )
+        return begun, GOING_ON
+    if world.cutover == FAILED:
+        return world._replace(cutover=NONE), ONCE
+    if world.cutover == LET_GO:
+        return world, ONCE
+    return world, FINISHED if world.cutover == READY else GOING_ON
+
+
+def _abandon_cut_over(world: World) -> tuple[World, str]:
+    if world.cutover in CUTTING:
+        return world._replace(is_cutover_unwanted=True), ONCE
+    if world.cutover == READY:
+        return world, FINISHED
+    return world._replace(cutover=LET_GO), FINISHED
+
+
 # What happens by itself.
 
 
@@ -580,10 +647,45 @@ def _cloud(world: World) -> Iterator[Happening]:
             yield Kind.CLOUD, "the destination runs", change(dest=RUNNING)
         case "deleting" | "removing":
             yield Kind.CLOUD, "the destination is gone", change(dest=ABSENT, is_dest_fenced=True)
+    if world.cutover in CUTTING:
+        yield from _relay(world)
     if world.sync == UNDER_WAY:
         yield Kind.CLOUD, "the pass is complete", change(sync=READY)
     if world.final == UNDER_WAY:
         yield Kind.CLOUD, "the final copy is complete", change(final=READY)
+
+
+def _relay(world: World) -> Iterator[Happening]:
+    """The steps of one cutover, each of which needs what the one before has left."""
+    change = world._replace
+    is_there = world.dest == RECEIVING and world.source not in (ABSENT, ERROR)
+    if not is_there:
+        yield Kind.CLOUD, "the relay goes back", _gone_back(world)
+    elif world.cutover == UNDER_WAY and world.source == RUNNING:
+        yield Kind.CLOUD, "the machine is frozen", change(cutover=FROZEN, source=STOPPED)
+    elif world.cutover == UNDER_WAY:
+        yield Kind.CLOUD, "the relay finds it switched off", _gone_back(world)
+    elif world.cutover == FROZEN:
+        yield Kind.CLOUD, "it is fenced", change(cutover=FENCED, is_source_fenced=True)
+    elif world.source == STOPPED and world.is_source_fenced:
+        goes_on = change(cutover=READY, dest=RUNNING, is_dest_fenced=False, was_dest_used=True)
+        yield Kind.CLOUD, "the machine goes on over there", goes_on
+    else:
+        yield Kind.CLOUD, "the relay goes back", _gone_back(world)
+    if world.is_cutover_unwanted:
+        yield Kind.CLOUD, "the relay lets go, and goes back", _gone_back(world)
+        yield Kind.TROUBLE, "the relay is gone, and all stays as it is", change(cutover=LET_GO)
+
+
+def _gone_back(world: World) -> World:
+    is_frozen = world.cutover in (FROZEN, FENCED) and world.source == STOPPED
+    return world._replace(
+        cutover=LET_GO if world.is_cutover_unwanted else FAILED,
+        dest=ABSENT if world.dest == RECEIVING else world.dest,
+        is_dest_fenced=world.dest == RECEIVING or world.is_dest_fenced,
+        is_source_fenced=world.is_source_fenced and world.cutover == UNDER_WAY,
+        source=RUNNING if is_frozen else world.source,
+    )
 
 
 def _person(world: World, setting: Setting) -> Iterator[Happening]:
@@ -673,5 +775,7 @@ def _faults(world: World, *, faults: int) -> Iterator[Happening]:
         yield strike("the pass fails", sync=FAILED)
     if world.final == UNDER_WAY:
         yield strike("the final copy fails", final=FAILED)
+    if world.cutover in CUTTING:
+        yield Kind.TROUBLE, "the cutover fails", _gone_back(world)._replace(faults=faults)
     if world.migration == UNDER_WAY:
         yield strike("the live migration fails", migration=FAILED, source=RUNNING)
