@@ -77,6 +77,7 @@ class ConfirmTerms:
     memory_bytes : sent in all
     egress_price_per_gb, commit_cost : micro-units
     session_lost : open work is lost by this strategy
+    delta_in_stall_ratio : share of the final delta that is sent while the user waits
     """
 
     source_region: int
@@ -93,6 +94,7 @@ class ConfirmTerms:
     egress_price_per_gb: float
     commit_cost: int
     session_lost: bool
+    delta_in_stall_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,9 +114,8 @@ def confirm(
         )
     if not fresh.link_bytes_per_s > 0:
         return Confirmation(False, "The link to the target does not carry data.", probability)
-    stall_s = terms.fixed_stall_s + (
-        (fresh.bytes_behind + terms.memory_in_stall_bytes) / fresh.link_bytes_per_s
-    )
+    in_stall = terms.delta_in_stall_ratio * fresh.bytes_behind + terms.memory_in_stall_bytes
+    stall_s = terms.fixed_stall_s + in_stall / fresh.link_bytes_per_s
     gain = _fresh_gain(terms, fresh, slo=slo, fixed_risk=fixed_risk, stall_s=stall_s)
     verdict = "still pays" if gain > 0 else "no longer pays"
     return Confirmation(

@@ -266,7 +266,9 @@ def move_cost(
     best = MoveCost(zeros, zeros, zeros, risk, commit, zeros - 1, np.zeros(shape))
     for number, strategy in enumerate(strategies):
         memory = memory_bytes if strategy.carries_memory else 0
-        waiting_bytes = delta_bytes + strategy.memory_in_stall_ratio * memory
+        waiting_bytes = (
+            strategy.delta_in_stall_ratio * delta_bytes + strategy.memory_in_stall_ratio * memory
+        )
         scan_s = volume_bytes / strategy.scan_bytes_per_s
         stall_s = strategy.fixed_stall_s[tier] + scan_s + waiting_bytes / link_bytes_per_s
         lost = 0 if strategy.carries_memory else session_loss_price

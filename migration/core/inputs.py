@@ -42,7 +42,8 @@ class Strategy:
     allowed : shape (R, R), from x to
     fixed_stall_s : what the user waits for whatever the size (stop, detach, start), per tier
     scan_bytes_per_s : reading the volume for changes inside the stall; inf with a change map
-    memory_in_stall_ratio : share of the memory in use that is sent while the user waits
+    delta_in_stall_ratio : share of what changed since the last sync that is sent then
+    memory_in_stall_ratio : the same of the memory in use
     carries_memory : memory is sent and the session goes on; else open work is lost
     needs_same_flavor : cannot change the flavor on the way
     """
@@ -51,6 +52,7 @@ class Strategy:
     allowed: BoolArray
     fixed_stall_s: Mapping[Tier, float]
     scan_bytes_per_s: float = float("inf")
+    delta_in_stall_ratio: float = 1.0
     memory_in_stall_ratio: float = 0.0
     carries_memory: bool = False
     needs_same_flavor: bool = False

@@ -190,6 +190,7 @@ class Writer:
         commit = tables.flavor_price_per_hour[flavor, here] * policy.commit_window_hours
         site_terms: tuple[str, ...] = ()
         fixed_stall_s, memory, in_stall, egress, is_lost = policy.resize_stall_s, 0, 0, 0.0, True
+        delta_ratio = 1.0
         if not is_resize:
             strategy = tables.strategies[int(priced.strategy[one])]
             memory = int(self.fleet.memory_bytes[row]) if strategy.carries_memory else 0
@@ -198,6 +199,7 @@ class Writer:
             fixed_stall_s = strategy.fixed_stall_s[TIERS[int(priced.tier[one])]] + scan_s
             egress = float(tables.egress_price_per_gb[here, there])
             is_lost = not strategy.carries_memory
+            delta_ratio = strategy.delta_in_stall_ratio
             site_terms = self._better_sites(row, here, there)
         return ConfirmTerms(
             source_region=here,
@@ -214,6 +216,7 @@ class Writer:
             egress_price_per_gb=egress,
             commit_cost=int(to_micros(float(commit))),
             session_lost=is_lost,
+            delta_in_stall_ratio=delta_ratio,
         )
 
     def _better_sites(self, row: int, here: int, there: int) -> tuple[str, ...]:

@@ -83,21 +83,22 @@ def _pass(order: Order) -> VolumeCopy:
 
 
 def _relayed(order: Order, *, kind: Pass.Kind = Pass.Kind.VOLUME) -> Pass:
+    return passes.advance(_ordered(order, order.key, kind), now=order.now)
+
+
+def _ordered(order: Order, key: str, kind: Pass.Kind) -> passes.Ordered:
     transition = order.transition
     shadow = transition.shadow
-    return passes.advance(
-        passes.Ordered(
-            key=order.key,
-            source_region=transition.source_region,
-            source_volume_id=transition.source_volume_id,
-            dest_region=transition.dest_region,
-            base_volume_id=shadow.volume_id if shadow else "",
-            kind=kind,
-            is_final=order.command is not Command.SYNC_VOLUME,
-            shadow=shadow,
-            transition=transition,
-        ),
-        now=order.now,
+    return passes.Ordered(
+        key=key,
+        source_region=transition.source_region,
+        source_volume_id=transition.source_volume_id,
+        dest_region=transition.dest_region,
+        base_volume_id=shadow.volume_id if shadow else "",
+        kind=kind,
+        is_final=order.command is not Command.SYNC_VOLUME,
+        shadow=shadow,
+        transition=transition,
     )
 
 
@@ -253,7 +254,7 @@ def _abandon_cut_over(order: Order) -> None:
     """Refused, to be asked again, until no relay is at it: then it has gone on over there, or it
     never will."""
     for step in order.transition.steps.filter(command=Command.CUT_OVER):
-        passes.give_up(step.key, now=order.now)
+        passes.never_begin(_ordered(order, step.key, Pass.Kind.MACHINE), now=order.now)
 
 
 def _abandon_copy(order: Order) -> None:

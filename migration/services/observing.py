@@ -22,7 +22,7 @@ from migration.core.machine import (
     Strategy,
 )
 from migration.models import Shadow, Step, Transition
-from migration.services.passes import is_relayed
+from migration.services.passes import has_gone_on, is_relayed
 
 PASSES = (Command.SYNC_VOLUME, Command.COPY_FINAL, Command.CUT_OVER)
 
@@ -177,8 +177,10 @@ def _was_dest_used(
     gone while nobody looked. A machine that was carried while it ran works by itself.
     """
     if transition.strategy == Strategy.HYPERVISOR:
-        is_on = dest is not None and dest.status in (ServerStatus.ACTIVE, ServerStatus.UNKNOWN)
-        return is_on or transition.dest_used_at is not None
+        if dest is not None and dest.status in (ServerStatus.ACTIVE, ServerStatus.UNKNOWN):
+            return True
+        # It may have gone on there, and been lost since, before anybody looked.
+        return transition.dest_used_at is not None or has_gone_on(transition)
     if session is None:
         return command_key(transition, Command.UNFENCE_DEST) in steps
     been_on = {seen.server_id for seen in (session.connected_on, session.last_connected_on) if seen}

@@ -47,21 +47,24 @@ def advance(order: Ordered, *, now: datetime) -> Pass:
     """Order a pass, or see how far the one with this key is; ring for it where nobody is at it."""
     found, _ = Pass.objects.get_or_create(
         key=order.key,
-        defaults={
-            "kind": order.kind,
-            "source_region": order.source_region,
-            "dest_region": order.dest_region,
-            "source_volume_id": order.source_volume_id,
-            "dest_volume_id": order.base_volume_id,
-            "makes_volume": not order.base_volume_id,
-            "is_final": order.is_final,
-            "shadow": order.shadow,
-            "transition": order.transition,
-            "created_at": now,
-        },
+        defaults={**_row(order), "created_at": now},
     )
     ring(found, now=now)
     return found
+
+
+def _row(order: Ordered) -> dict[str, object]:
+    return {
+        "kind": order.kind,
+        "source_region": order.source_region,
+        "dest_region": order.dest_region,
+        "source_volume_id": order.source_volume_id,
+        "dest_volume_id": order.base_volume_id,
+        "makes_volume": not order.base_volume_id,
+        "is_final": order.is_final,
+        "shadow": order.shadow,
+        "transition": order.transition,
+    }
 
 
 def ring(one: Pass, *, now: datetime) -> None:
@@ -109,6 +112,20 @@ def give_up(key: str, *, now: datetime) -> Pass | None:
     return one
 
 
+def never_begin(order: Ordered, *, now: datetime) -> None:
+    """As `give_up`, also for an order that is still on its way: it finds itself given up."""
+    Pass.objects.get_or_create(
+        key=order.key,
+        defaults={
+            **_row(order),
+            "state": Pass.State.ABANDONED,
+            "created_at": now,
+            "finished_at": now,
+        },
+    )
+    give_up(order.key, now=now)
+
+
 def abandon(key: str, *, cloud: Cloud, now: datetime) -> None:
     """Give a pass up, with the volume that it made. What it staged on a shadow is forgotten with
     the shadow's next pass. Raises Conflict as `give_up` does."""
@@ -116,6 +133,12 @@ def abandon(key: str, *, cloud: Cloud, now: datetime) -> None:
     if one and one.makes_volume and one.dest_volume_id:
         with suppress(NotFound):
             cloud.delete_volume(one.dest_region.name, one.dest_volume_id)
+
+
+def has_gone_on(transition: Transition) -> bool:
+    """Whether a relay has said that the machine goes on at the destination."""
+    carried = Pass.objects.filter(transition=transition, kind=Pass.Kind.MACHINE)
+    return carried.filter(state=Pass.State.DONE).exists()
 
 
 def relay_for(one: Pass, *, now: datetime) -> Relay | None:

@@ -309,6 +309,7 @@ def decision_in(world: World, setting: Setting, source: tuple[str, bool]) -> Dec
     dest = world.dest if is_looked_for else ABSENT
     is_carried = _is_carried(world, setting)
     told = world.was_dest_noted if setting.has_gateway or is_carried else world.is_unfence_intended
+    told = told or (is_carried and world.cutover == READY)
     session = (world.points_to, world.is_held, world.connected_on)
     return _decide(
         world.state,
@@ -682,6 +683,8 @@ def _gone_back(world: World) -> World:
     return world._replace(
         cutover=LET_GO if world.is_cutover_unwanted else FAILED,
         dest=ABSENT if world.dest == RECEIVING else world.dest,
+        # Nothing was asked of that destination yet: the next one may have its number.
+        dest_number=world.dest_number - 1,
         is_dest_fenced=world.dest == RECEIVING or world.is_dest_fenced,
         is_source_fenced=world.is_source_fenced and world.cutover == UNDER_WAY,
         source=RUNNING if is_frozen else world.source,

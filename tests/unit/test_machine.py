@@ -43,6 +43,7 @@ from tests.unit.machine_model import Setting
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 STOP, LIVE = Setting(), Setting(strategy=Strategy.LIVE)
 NOT_ATTACHED = Setting(can_copy_while_attached=False)
+CARRIED = Setting(strategy=Strategy.HYPERVISOR)
 
 # Every world of these is walked through in each run of the suite ...
 USUAL = {
@@ -65,9 +66,19 @@ USUAL = {
         Bounds(crashes=1, lost_answers=1, faults=1, repairs=1),
     ),
     "the worker looks while things change": (Setting(looks_twice=True), Bounds()),
+    "a running machine is carried, a worker dies": (CARRIED, Bounds(crashes=1)),
+    "a running machine is carried, something breaks": (CARRIED, Bounds(faults=1, repairs=1)),
 }
 # ... and of these, in `make long`.
 LONG = {
+    "a running machine is carried without a gateway": (
+        replace(CARRIED, has_gateway=False),
+        Bounds(crashes=1, faults=1),
+    ),
+    "a running machine is carried, an answer is lost": (
+        CARRIED,
+        Bounds(crashes=1, lost_answers=1),
+    ),
     "a worker dies, an answer is lost": (Setting(), Bounds(crashes=1, lost_answers=1)),
     "workers die twice": (Setting(), Bounds(crashes=2)),
     "a worker dies, something breaks": (Setting(), Bounds(crashes=1, faults=1, repairs=1)),
@@ -150,6 +161,10 @@ def without_settling(state: State, seen: Seen) -> Decision:
     return decide(state, replace(seen, is_settled=True))
 
 
+def without_asking_the_relay_to_let_go(state: State, seen: Seen) -> Decision:
+    return decide(state, replace(seen, has_cutover_to_abandon=False))
+
+
 def without_giving_up(state: State, seen: Seen) -> Decision:
     return decide(state, replace(seen, entered_at=seen.now, failure=None))
 
@@ -163,6 +178,8 @@ def without_giving_up(state: State, seen: Seen) -> Decision:
         (without_holding_again, STOP, Bounds(crashes=1), "after somebody worked on"),
         (without_settling, NOT_ATTACHED, Bounds(crashes=1), "something is left over"),
         (without_settling, NOT_ATTACHED, Bounds(crashes=1), "the source cannot be reached"),
+        (without_minding_who_was_there, CARRIED, Bounds(), "after somebody worked on"),
+        (without_asking_the_relay_to_let_go, CARRIED, Bounds(), "after somebody worked on"),
         (without_giving_up, LIVE, Bounds(faults=1), "it does not end"),
     ],
 )
@@ -199,10 +216,16 @@ EDGES: dict[Strategy, dict[State, set[State]]] = {
         State.CANCELLING: {State.CANCELLED, State.FAILED, State.NEEDS_OPERATOR},
     },
 }
+EDGES[Strategy.HYPERVISOR] = {
+    **EDGES[Strategy.STOP],
+    State.READY: {State.COPYING, State.FREEZING, State.SYNCING, State.CANCELLING},
+    State.COPYING: {State.RECONNECTING, State.ROLLING_BACK, State.NEEDS_OPERATOR},
+    State.ROLLING_BACK: {State.ROLLED_BACK, State.RECONNECTING, State.NEEDS_OPERATOR},
+}
 COMMANDS: dict[State, set[Command]] = {
     State.SYNCING: {Command.SYNC_VOLUME},
     State.FREEZING: {Command.HOLD_SESSION, Command.STOP_SOURCE, Command.FENCE_SOURCE},
-    State.COPYING: {Command.COPY_FINAL, Command.LIVE_MIGRATE},
+    State.COPYING: {Command.COPY_FINAL, Command.LIVE_MIGRATE, Command.CUT_OVER},
     State.STARTING: {Command.CREATE_DEST, Command.UNFENCE_DEST},
     State.RECONNECTING: {Command.POINT_SESSION},
     State.RELEASING: {
@@ -212,6 +235,7 @@ COMMANDS: dict[State, set[Command]] = {
     },
     State.CANCELLING: {Command.ABANDON_COPY},
     State.ROLLING_BACK: {
+        Command.ABANDON_CUT_OVER,
         Command.HOLD_SESSION_AGAIN,
         Command.FENCE_DEST,
         Command.DELETE_DEST,
@@ -281,9 +305,11 @@ def test_no_decision_by_itself_endangers_a_session_or_work(state: State, seen: S
         case Do(command=Command.UNFENCE_SOURCE | Command.START_SOURCE):
             assert seen.dest.health is Health.ABSENT
             assert not seen.was_dest_used
+            assert not seen.has_cutover_to_abandon
         case Do(command=Command.DELETE_DEST):
             assert seen.dest.is_fenced
             assert not seen.was_dest_used
+            assert not seen.has_cutover_to_abandon
         case Do(command=Command.COPY_FINAL):
             assert source_is_out
         case Do(command=Command.DELETE_SOURCE_SERVER):
@@ -387,3 +413,10 @@ def test_a_failure_that_no_retry_helps_gives_up_at_once_and_others_after_some() 
     assert given_up(Failure("quota", is_retryable=False, attempts=1))
     assert not given_up(Failure("busy", is_retryable=True, attempts=MAX_ATTEMPTS - 1))
     assert given_up(Failure("busy", is_retryable=True, attempts=MAX_ATTEMPTS))
+
+
+def test_what_was_to_be_carried_while_it_ran_and_is_off_goes_the_way_of_what_is_off() -> None:
+    off = replace(a_move(State.READY)[1], strategy=Strategy.HYPERVISOR)
+    assert decide(State.READY, off) == Move(State.FREEZING)
+    runs = replace(off, source=ServerSeen(Health.RUNNING))
+    assert decide(State.READY, runs) == Move(State.COPYING)
