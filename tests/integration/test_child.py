@@ -46,13 +46,13 @@ def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:
 
 
 def test_children_stop_side_by_side(tmp_path: Path) -> None:
-    children = [sleeper(f"stubborn{n}", tmp_path, STUBBORN) for n in range(4)]
+    children = [sleeper(f"stubborn{n}", tmp_path, STUBBORN) for n in range(8)]
     for child in children:
         child.start()
         assert eventually((tmp_path / f"{child.name}.log").exists)
     started = time.monotonic()
     stop_together(children)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3
 
 
 def test_stopping_what_has_ended_or_never_started_is_no_error(tmp_path: Path) -> None:

