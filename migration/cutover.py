@@ -1,6 +1,6 @@
 """The cutover of a running machine between two regions of a hypervisor (strategy `hypervisor`).
 
-    receive → approach → freeze → save → finish, fence → load → thaw there
+    receive → approach → freeze → finish, save, fence → load → thaw there
 
 What carries memory and disk arrives as two functions: one for while the machine runs, one for the
 rest while it is frozen. Until the thaw the machine can go on where it was, and does when anything
@@ -25,6 +25,8 @@ BLOCK = 4096
 
 # Makes the second state's files what the first one's are.
 Carry = Callable[[VirtualDesktopState, VirtualDesktopState], None]
+# The same once nothing runs; what it calls last returns when the processors' state is there.
+Finish = Callable[[VirtualDesktopState, VirtualDesktopState, Callable[[], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def cut_over(
     move: Move,
     *,
     approach: Carry,
-    finish: Carry,
+    finish: Finish,
     clock: Callable[[], float] = monotonic,
 ) -> Arrival:
     """Returns when the machine goes on in the other region; its source is frozen and fenced."""
@@ -74,11 +76,15 @@ def cut_over(
             approach(source, dest)
             begun = clock()
             cloud.freeze_server(move.source_region, move.server_id)
-            cloud.save_processor_state(move.source_region, move.server_id)
-            # What is frozen reaches nobody; its fence, which outlives that, need not be waited for.
             with ThreadPoolExecutor(1) as beside:
-                fenced = beside.submit(cloud.fence_server, move.source_region, move.server_id)
-                finish(source, dest)
+                # As QEMU's own migration does it: memory first, and what writes to memory no more
+                # is saved after it.
+                here = move.source_region, move.server_id
+                saved = beside.submit(cloud.save_processor_state, *here)
+                # What is frozen reaches nobody; its fence, which outlives that, is not waited for.
+                fenced = beside.submit(cloud.fence_server, *here)
+                finish(source, dest, saved.result)
+                saved.result()
                 cloud.load_processor_state(move.dest_region, dest_id)
                 fenced.result()
         cloud.thaw_server(move.dest_region, dest_id)
@@ -111,6 +117,13 @@ def release_source(cloud: Hypervisor, move: Move) -> None:
     if dest is None or dest.status is not ServerStatus.ACTIVE:
         raise CloudError(f"{move.key}: the destination does not run; the source is kept.")
     cloud.delete_server(move.source_region, move.server_id)
+
+
+def finish_on_this_host(
+    source: VirtualDesktopState, dest: VirtualDesktopState, saved: Callable[[], None]
+) -> None:
+    saved()
+    carry_on_this_host(source, dest)
 
 
 def carry_on_this_host(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:

@@ -1,15 +1,15 @@
 """The state of a running machine, carried to another host that we drive.
 
 Memory and disk are sent while the machine runs, in passes, until what changes during a pass is
-about what changed during the one before. Once it is frozen, what is left of both is sent side by
-side with the state of its processors.
+about what changed during the one before. Once it is frozen, what is left of both is sent while the
+state of its processors is saved, and that follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import Self
 
 from migration.replication.sender import Progress, Report, Request, send
 from migration.replication.shadow import DIRECT, STAGED
-from migration.replication.volume import FileVolume
+from migration.replication.volume import FileVolume, MappedVolume, Volume
 from migration.replication.wire import Channel
 
 MEMORY, PROCESSOR, DISK = "memory", "processor", "disk"
@@ -61,6 +61,7 @@ class Carrier:
     memory: list[Report] = field(default_factory=list)
     disk: list[Report] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
+    _mapped: MappedVolume | None = None
 
     def __enter__(self) -> Self:
         """Connects now: nobody is to wait for a handshake."""
@@ -90,20 +91,26 @@ class Carrier:
             if len(changed) > 2 and changed[-1] > SHRINKING * changed[-2]:
                 return
 
-    def finish(self, memory: Path, disk: Path, processor: Path) -> None:
-        self._pass(memory, disk, processor, is_last=True)
-
-    def _pass(
-        self, memory: Path, disk: Path, processor: Path | None = None, *, is_last: bool
+    def finish(
+        self, memory: Path, disk: Path, processor: Path, *, saved: Callable[[], None]
     ) -> None:
+        """saved : returns when the state of the processors is there"""
+
+        def send_processor() -> None:
+            saved()
+            self._send(PROCESSOR, processor, DIRECT, True)
+
+        third = self._workers.submit(send_processor)
+        self._pass(memory, disk, is_last=True)
+        third.result()
+
+    def _pass(self, memory: Path, disk: Path, *, is_last: bool) -> None:
         other = self._workers.submit(self._send, DISK, disk, STAGED, is_last)
-        third = processor and self._workers.submit(
-            self._send, PROCESSOR, processor, DIRECT, is_last
-        )
-        self.memory.append(self._send(MEMORY, memory, DIRECT, is_last))
+        try:
+            self.memory.append(self._send(MEMORY, memory, DIRECT, is_last))
+        finally:
+            wait([other])
         self.disk.append(other.result())
-        if third:
-            third.result()
 
     def _send(self, part: str, path: Path, mode: str, is_last: bool) -> Report:
         shadow = self.route.shadow(part)
@@ -115,8 +122,15 @@ class Carrier:
             is_consistent=is_last,
             is_promoted=is_last,
         )
-        with FileVolume(path) as volume:
+        with self._opened(part, path) as volume:
             return send(volume, self._channels[part], request, progress=self.progress)
+
+    def _opened(self, part: str, path: Path) -> AbstractContextManager[Volume]:
+        if part != MEMORY:
+            return FileVolume(path)
+        if self._mapped is None:
+            self._mapped = self._stack.enter_context(MappedVolume(path))
+        return nullcontext(self._mapped)
 
     @property
     def wire_bytes(self) -> int:

@@ -23,7 +23,7 @@ from migration.replication.frames import Frame
 from migration.replication.index import BlockIndex, Digests, Hasher, Layout
 from migration.replication.pacing import EFFORTS, effort_for
 from migration.replication.shadow import STAGED, root_of
-from migration.replication.volume import Volume
+from migration.replication.volume import MappedVolume, Volume
 from migration.replication.wire import PROTOCOL, Channel, Kind, from_json, numbers_of
 
 Blocks = npt.NDArray[np.int64]
@@ -363,6 +363,9 @@ class _Sending:
         content = memoryview(bytearray(self._layout.super_bytes))
         assembly = _Assembly()
         for number in supers.tolist():
+            if forced is None and self._is_as_known(number):
+                self._counts.scanned += len(content)
+                continue
             self._source.read_into(content, number * self._layout.super_bytes)
             digest = self._hasher.superblock(content)
             is_known = (digest == self._draft.index.table[number]).all()
@@ -376,6 +379,16 @@ class _Sending:
                 assembly = _Assembly()
         if assembly.n_blocks:
             yield assembly.frame()
+
+    def _is_as_known(self, number: int) -> bool:
+        """Whether a superblock of what is mapped can be passed over without reading it out."""
+        if not isinstance(self._source, MappedVolume) or self._draft.is_touched(number):
+            return False
+        size = self._layout.super_bytes
+        view = self._source.view(number * size, size)
+        if len(view) < size:
+            return False
+        return bool((self._hasher.superblock(view) == self._draft.index.table[number]).all())
 
     def _add(self, assembly: _Assembly, number: int, content: memoryview, digest: Digests) -> None:
         page, first = self._hasher.blocks(content), number * self._layout.blocks_per_super

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -197,6 +198,26 @@ class FileVolume:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class MappedVolume(FileVolume):
+    """A file that is looked through again and again, and never cut: its pages stay mapped."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with _failures_of(self.name):
+            self._map = mmap.mmap(self._file, self.size, prot=mmap.PROT_READ)
+        self._view = memoryview(self._map)
+
+    def view(self, at: int, length: int) -> memoryview:
+        """What is there at the moment, shorter at the end; it changes while it is looked at."""
+        return self._view[at : at + length]
+
+    def close(self) -> None:
+        if self._file >= 0:
+            self._view.release()
+            self._map.close()
+        super().close()
 
 
 class _failures_of:

@@ -353,9 +353,12 @@ class Carriage:
         self._carrier = carrier
         carrier.approach(source.memory_snapshot, source.data_volume)
 
-    def finish(self, source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
+    def finish(
+        self, source: VirtualDesktopState, dest: VirtualDesktopState, saved: Callable[[], None]
+    ) -> None:
         assert self._carrier is not None
-        self._carrier.finish(source.memory_snapshot, source.data_volume, source.processor_state)
+        parts = source.memory_snapshot, source.data_volume, source.processor_state
+        self._carrier.finish(*parts, saved=saved)
 
     def counts(self) -> dict[str, Any]:
         if self._carrier is None:

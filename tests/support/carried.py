@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -64,9 +64,12 @@ class Carried:
             self.carrier = self._stack.enter_context(Carrier(route))
         self.carrier.approach(source.memory_snapshot, source.data_volume)
 
-    def finish(self, source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
+    def finish(
+        self, source: VirtualDesktopState, dest: VirtualDesktopState, saved: Callable[[], None]
+    ) -> None:
         assert self.carrier is not None
-        self.carrier.finish(source.memory_snapshot, source.data_volume, source.processor_state)
+        parts = source.memory_snapshot, source.data_volume, source.processor_state
+        self.carrier.finish(*parts, saved=saved)
 
     def _connect(self) -> AbstractContextManager[Channel]:
         near = self._certificates and self._certificates / "near"

@@ -21,6 +21,7 @@ from migration.cutover import (
     Move,
     carry_on_this_host,
     cut_over,
+    finish_on_this_host,
     go_back,
     release_source,
 )
@@ -30,6 +31,7 @@ from tests.support.simulator import eventually
 from tests.support.talk import Session
 
 BUSY = "guest.dirty_mbps=8 guest.dirty_mb=64 guest.disk_kbps=400"
+State = VirtualDesktopState
 # The steps of a cutover that change something, in their order.
 STEPS = (
     "receive_server",
@@ -117,8 +119,8 @@ def test_a_machine_goes_on_elsewhere_where_it_was_frozen(busy: Commuter) -> None
     move = busy.next_move()
     compared = []
 
-    def finish(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
-        carry_on_this_host(source, dest)
+    def finish(source: State, dest: State, saved: Callable[[], None]) -> None:
+        finish_on_this_host(source, dest, saved)
         compared.append(dest.memory_snapshot.read_bytes() == source.memory_snapshot.read_bytes())
         compared.append(dest.data_volume.read_bytes() == source.data_volume.read_bytes())
 
@@ -144,8 +146,8 @@ def test_a_machine_is_carried_by_passes_over_what_changed(busy: Commuter) -> Non
     try:
         with Carried(indexes) as carried:
 
-            def finish(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
-                carried.finish(source, dest)
+            def finish(source: State, dest: State, saved: Callable[[], None]) -> None:
+                carried.finish(source, dest, saved)
                 for ours, theirs in zip(files_of(source), files_of(dest), strict=True):
                     compared.append(ours.read_bytes() == theirs.read_bytes())
 
@@ -167,8 +169,8 @@ def test_a_guest_notices_one_page_that_did_not_travel(busy: Commuter) -> None:
     assert session.ask("pause") == "paused"
     move = busy.next_move()
 
-    def finish(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
-        carry_on_this_host(source, dest)
+    def finish(source: State, dest: State, saved: Callable[[], None]) -> None:
+        finish_on_this_host(source, dest, saved)
         with dest.memory_snapshot.open("r+b") as memory:
             memory.seek(written_page(memory.read()))
             memory.write(bytes(4096))
@@ -245,8 +247,8 @@ def test_a_destination_that_dies_with_the_state_leaves_the_machine_where_it_was(
     guest = Unharmed(busy.desk.session())
     move = busy.next_move()
 
-    def finish(source: VirtualDesktopState, dest: VirtualDesktopState) -> None:
-        carry_on_this_host(source, dest)
+    def finish(source: State, dest: State, saved: Callable[[], None]) -> None:
+        finish_on_this_host(source, dest, saved)
         dead = busy.cloud.find_server(move.dest_region, key=move.key)
         assert dead is not None
         os.kill(process_of(folder / move.dest_region, dead.id), signal.SIGKILL)
@@ -320,7 +322,7 @@ class Killed(BaseException):
 
 
 def cut(cloud: Any, move: Move) -> str:
-    arrival = cut_over(cloud, move, approach=carry_on_this_host, finish=carry_on_this_host)
+    arrival = cut_over(cloud, move, approach=carry_on_this_host, finish=finish_on_this_host)
     return arrival.server_id
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +28,15 @@ class Ends:
         self.source.write_bytes(content)
 
     def send(self, *, hurt: Callable[[socket.socket], socket.socket] | None = None, **request):
-        """One pass, over a connection that `hurt` may have made worse."""
+        """One pass, over a connection that `hurt` may have made worse.
+
+        source : an open volume, in the place of the source's file
+        """
+        opened = request.pop("source", None)
         request = {"volume": "desk", "folder": self.folder / "cache"} | request
 
         def make(channel: Channel) -> Report:
-            with open_volume(str(self.source)) as source:
+            with nullcontext(opened) if opened else open_volume(str(self.source)) as source:
                 return send(source, channel, Request(**request))
 
         return self._over(make, hurt)

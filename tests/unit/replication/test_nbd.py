@@ -12,6 +12,7 @@ import pytest
 
 from migration.replication.errors import Refused, VolumeFailed
 from migration.replication.nbd import NbdVolume
+from migration.replication.store import Store
 from tests.support.qemu import skip_without_qemu
 from tests.unit.replication.ends import Ends
 
@@ -64,7 +65,7 @@ def test_a_shadow_may_be_an_export_and_its_source_another(tmp_path):
     ends.write_source(random.Random(1).randbytes(5 * MIB))
     (tmp_path / "far").write_bytes(bytes(5 * MIB))
     with exported(ends.source, "--read-only") as near, exported(tmp_path / "far") as far:
-        ends.store._places["desk"] = far
+        ends.store = Store(tmp_path / "elsewhere", {"desk": far}.get)
         ends.source = near
         report = ends.send()
         assert report.data_bytes == 5 * MIB

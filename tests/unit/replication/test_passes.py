@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration.replication.errors import Corrupted, Interrupted, ReplicationError
+from migration.replication.shadow import DIRECT
+from migration.replication.volume import MappedVolume
 from tests.unit.replication.ends import Cut, Ends, Flip
 
 BLOCK = 4096
@@ -269,3 +271,23 @@ def test_a_source_that_changes_while_it_is_read_is_brought_over_by_the_next_pass
     assert not shadow.point.is_consistent
     assert shadow.point.generation == 2
     shadow.close()
+
+
+def test_what_is_mapped_is_passed_over_where_it_is_known_and_sent_where_it_is_not(
+    tmp_path: Path,
+) -> None:
+    """As memory is: looked through in place, again and again."""
+    ends = Ends(tmp_path)
+    content = bytearray(random.Random(3).randbytes(3 * (1 << 20) + 4096))
+    ends.write_source(bytes(content))
+    with MappedVolume(ends.source) as memory:
+        first = ends.send(source=memory, mode=DIRECT)
+        at = (1 << 20) + 5
+        content[at] ^= 1
+        with ends.source.open("r+b") as file:
+            file.seek(at)
+            file.write(content[at : at + 1])
+        second = ends.send(source=memory, mode=DIRECT)
+    assert first.changed_bytes >= 3 << 20
+    assert (second.scanned_bytes, second.changed_bytes) == (4 << 20, 4096)
+    assert ends.verify().is_equal
