@@ -8,7 +8,7 @@ from django import forms
 
 from desktops.pages import ListForm
 from migration.core.machine import State
-from migration.models import Recommendation
+from migration.models import Recommendation, Shadow
 
 
 class PlanForm(ListForm):
@@ -33,6 +33,17 @@ class TransitionsForm(ListForm):
             ("running", "Running"),
             *((state.value, state.label) for state in State),
         ],
+    )
+
+
+class ShadowsForm(ListForm):
+    """Which shadows to show; without a state, those that are kept."""
+
+    ANY = "any"
+
+    state = forms.ChoiceField(
+        required=False,
+        choices=[("", "Kept"), *Shadow.State.choices, (ANY, "Every state")],
     )
 
 

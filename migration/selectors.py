@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import median
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models import (
+    Case,
+    Count,
+    DurationField,
+    Exists,
+    ExpressionWrapper,
+    F,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
 
 from desktops.models import Dataset, Desktop, Event
 from desktops.selectors import datasets_for, pools_for
@@ -19,10 +35,13 @@ from migration.core.machine import (
     Strategy,
     can_go_back,
 )
-from migration.models import Plan, Recommendation, Shadow, Step, Transition
+from migration.models import Pass, Plan, Recommendation, Shadow, Step, Transition
 
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
+
+
+OPEN_PASSES = (Pass.State.WAITING, Pass.State.RUNNING)
 
 
 def plans_for(viewer: Viewer) -> QuerySet[Plan]:
@@ -62,6 +81,93 @@ def recommendations_for(viewer: Viewer) -> QuerySet[Recommendation]:
 def shadows_for(viewer: Viewer) -> QuerySet[Shadow]:
     return Shadow.objects.filter(desktop__pool__in=pools_for(viewer)).select_related(
         "desktop", "region"
+    )
+
+
+def listed_shadows(viewer: Viewer, *, now: datetime) -> QuerySet[Shadow]:
+    """Shadows with what a list says of each; those that are kept in step first, then the oldest
+    state first.
+
+    due_at : when its next pass begins, NULL where none is planned
+    sent_24h : bytes on the wire in the last 24 hours
+    last_pass_at : end of the newest finished pass; is_passing : whether one is under way
+    """
+    mine = Pass.objects.filter(shadow=OuterRef("pk")).order_by()
+    finished = mine.filter(state=Pass.State.DONE)
+    recent = finished.filter(finished_at__gte=now - timedelta(hours=24)).values("shadow")
+    step = ExpressionWrapper(
+        F("sync_interval_s") * Value(timedelta(seconds=1)), output_field=DurationField()
+    )
+    is_kept = Q(state__in=(Shadow.State.FILLING, Shadow.State.READY))
+    return (
+        shadows_for(viewer)
+        .select_related("desktop__pool__dataset", "desktop__region")
+        .annotate(
+            due_at=Case(
+                When(
+                    Q(state=Shadow.State.READY, paused_at__isnull=True),
+                    then=F("recovery_point_at") + step,
+                )
+            ),
+            sent_24h=Subquery(recent.annotate(total=Sum("sent_bytes")).values("total")),
+            last_pass_at=Subquery(finished.order_by("-finished_at").values("finished_at")[:1]),
+            is_passing=Exists(mine.filter(state__in=OPEN_PASSES)),
+            is_kept=Case(When(is_kept, then=Value(True)), default=Value(False)),
+        )
+        .order_by("-is_kept", F("recovery_point_at").asc(nulls_first=True), "pk")
+    )
+
+
+def passes_of(shadow: Shadow) -> QuerySet[Pass]:
+    """The newest first, with the time each took from its moment to its end."""
+    return (
+        shadow.passes.select_related("source_region", "dest_region", "transition")
+        .annotate(took=F("finished_at") - Coalesce("taken_at", "created_at"))
+        .order_by("-created_at")
+    )
+
+
+def passes_of_transition(transition: Transition) -> QuerySet[Pass]:
+    """In the order they were made."""
+    taken = F("finished_at") - Coalesce("taken_at", "created_at")
+    return transition.passes.annotate(took=taken).order_by("created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What is known, by measurement, of how soon a desktop could be used from its shadow.
+
+    last_pass : the newest pass that was finished; None before the first
+    stall_ms, moves : median of what people felt in the newest moves of the same pool into the same
+        region, by the same strategy, and how many there were; None and 0 where there were none
+    strategy : of those moves
+    """
+
+    last_pass: Pass | None
+    stall_ms: int | None
+    moves: int
+    strategy: str
+
+
+# So many moves say what the next one will be like; older ones were made by older machinery.
+MOVES_TO_JUDGE_BY = 50
+
+
+def readiness_of(shadow: Shadow) -> Readiness:
+    done = Transition.objects.filter(
+        pool=shadow.desktop.pool, dest_region=shadow.region, state=State.DONE
+    ).order_by("-finished_at")
+    newest = list(done[:MOVES_TO_JUDGE_BY])
+    strategy = newest[0].strategy if newest else ""
+    stalls = sorted(
+        row.stall_ms for row in newest if row.strategy == strategy and row.stall_ms is not None
+    )
+    last = passes_of(shadow).filter(state=Pass.State.DONE).first()
+    return Readiness(
+        last_pass=last,
+        stall_ms=round(median(stalls)) if stalls else None,
+        moves=len(stalls),
+        strategy=strategy,
     )
 
 

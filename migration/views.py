@@ -7,17 +7,17 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from desktops.errors import NotPermitted
 from desktops.pages import live, page_of, render_page
-from migration import selectors
+from migration import charts, selectors
 from migration.errors import MigrationError
-from migration.forms import ApprovalForm, NoteForm, PlanForm, TransitionsForm
-from migration.models import Plan, Recommendation, Transition
+from migration.forms import ApprovalForm, NoteForm, PlanForm, ShadowsForm, TransitionsForm
+from migration.models import Pass, Plan, Recommendation, Transition
 from migration.services.decisions import (
     approve_recommendation,
     cancel_transition,
@@ -25,6 +25,8 @@ from migration.services.decisions import (
     reject_recommendation,
     resume_transition,
 )
+
+PASSES_SHOWN, PASSES_CHARTED = 25, 200
 
 
 @live
@@ -88,6 +90,48 @@ def reject(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @live
+def shadows(request: HttpRequest) -> HttpResponse:
+    form = ShadowsForm(request.GET, viewer=request.user)
+    rows = selectors.listed_shadows(request.user, now=timezone.now())
+    if search := form.asked("q"):
+        rows = rows.filter(desktop__key__icontains=search)
+    if pool := form.asked("pool"):
+        rows = rows.filter(desktop__pool=pool)
+    state = form.asked("state")
+    if not state:
+        rows = rows.filter(is_kept=True)
+    elif state != ShadowsForm.ANY:
+        rows = rows.filter(state=state)
+    context = {"form": form, "now": timezone.now(), **page_of(request, rows)}
+    return render_page(request, "migration/shadows.html", context, section="shadows")
+
+
+@live
+def shadow(request: HttpRequest, pk: int) -> HttpResponse:
+    now = timezone.now()
+    row = get_object_or_404(selectors.listed_shadows(request.user, now=now), pk=pk)
+    history = selectors.passes_of(row)
+    context = {
+        "shadow": row,
+        "now": now,
+        "under_way": history.filter(state__in=selectors.OPEN_PASSES).first(),
+        "passes": history[:PASSES_SHOWN],
+        "readiness": selectors.readiness_of(row),
+        "move": selectors.still_running(
+            selectors.transitions_for(request.user).filter(shadow=row)
+        ).first(),
+    }
+    return render_page(request, "migration/shadow.html", context, section="shadows")
+
+
+def passes_figure(request: HttpRequest, pk: int) -> JsonResponse:
+    """What changed, what was sent and how long it took, pass by pass, as a Plotly figure."""
+    row = get_object_or_404(selectors.shadows_for(request.user), pk=pk)
+    done = selectors.passes_of(row).filter(state=Pass.State.DONE)[:PASSES_CHARTED]
+    return JsonResponse({"figure": charts.passes_figure(list(done)[::-1])})
+
+
+@live
 def transitions(request: HttpRequest) -> HttpResponse:
     form = TransitionsForm(request.GET, viewer=request.user)
     rows = selectors.transitions_for(request.user)
@@ -116,6 +160,7 @@ def transition(request: HttpRequest, pk: int) -> HttpResponse:
         "transition": row,
         "stages": selectors.stages_of(row),
         "steps": selectors.steps_of(row),
+        "passes": selectors.passes_of_transition(row),
         "choices": selectors.choices_for(request.user, row),
     }
     return render_page(request, "migration/transition.html", context, section="transitions")

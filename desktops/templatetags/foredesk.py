@@ -141,6 +141,15 @@ def duration(value: timedelta | None) -> str:
 
 
 @register.filter
+def until(start: datetime | None, end: datetime | None) -> str:
+    """The time from one moment to another: {{ shadow.recovery_point_at|until:now }} → "4 min 2 s";
+    what lies behind already is "now"."""
+    if start is None or end is None:
+        return NONE
+    return duration(end - start) if end > start else "now"
+
+
+@register.filter
 def utc(at: datetime | None) -> SafeString | str:
     """A <time> in UTC, to the minute."""
     return _time(at, "%a %-d %b %Y %H:%M UTC")

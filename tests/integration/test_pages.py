@@ -15,6 +15,7 @@ LISTS = (
     "/people/",
     "/desktops/",
     "/plan/",
+    "/shadows/",
     "/transitions/",
     "/whereabouts/",
     "/accuracy/",
@@ -38,7 +39,7 @@ def pages_of(rows: Rows) -> list[str]:
     """Every page there is about one person, their desktop and a machine."""
     desktop, machine = rows.add_people(1)[0], rows.add_machine()
     transition = rows.add_transition(desktop)
-    profile = desktop.profiles.get().pk
+    profile, shadow = desktop.profiles.get().pk, desktop.shadows.get().pk
     return [
         *LISTS,
         "/api/",
@@ -47,6 +48,8 @@ def pages_of(rows: Rows) -> list[str]:
         f"/desktops/{machine.pk}/",
         f"/recommendations/{desktop.recommendations.get().pk}/",
         f"/transitions/{transition.pk}/",
+        f"/shadows/{shadow}/",
+        f"/shadows/{shadow}/passes.json",
         f"/profiles/{profile}/demand/cpu_cores.json",
         f"/profiles/{profile}/presence.json",
         f"/profiles/{profile}/whereabouts.json",

@@ -28,6 +28,7 @@ BASELINE = {
     "/desktops/": 9,
     "/plan/": 11,
     "/transitions/": 9,
+    "/shadows/": 9,
     "/accuracy/": 8,
     "/whereabouts/": 9,
     "/sources/": 10,

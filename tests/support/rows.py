@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from django.contrib.auth.models import Group
@@ -22,11 +23,12 @@ from desktops.models import (
 )
 from forecasting.core.profiles import HORIZON_HOURS, LEVELS, RESOURCES
 from forecasting.models import Generation, ResourceDemandProfile
-from migration.models import Plan, Recommendation, Shadow, Step, Transition
+from migration.models import Pass, Plan, Recommendation, Shadow, Step, Transition
 from webapp.models import User
 
 AS_OF = datetime(2026, 3, 2, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +217,25 @@ def make_rows(name: str = "test") -> Rows:
     )
     plan = Plan.objects.create(dataset=dataset, generation=generation, as_of=AS_OF, made_at=AS_OF)
     return Rows(dataset, pool, east, west, flavor, sites, generation, plan)
+
+
+def add_pass(shadow: Shadow, n: int, **changes: Any) -> Pass:
+    """The n-th pass of a shadow, four minutes after the one before; finished unless it says so."""
+    began = AS_OF + 4 * n * MINUTE
+    values: dict[str, Any] = {
+        "key": f"shadow-{shadow.pk}:sync:{n}",
+        "state": Pass.State.DONE,
+        "shadow": shadow,
+        "source_region": shadow.desktop.region,
+        "dest_region": shadow.region,
+        "source_volume_id": shadow.desktop.volume_id,
+        "dest_volume_id": shadow.volume_id,
+        "created_at": began,
+        "taken_at": began,
+        "finished_at": began + timedelta(seconds=3 + n % 5),
+        "to_scan_bytes": 40 * 10**9,
+        "scanned_bytes": 10**9,
+        "changed_bytes": (20 + 7 * (n % 6)) * 10**6,
+        "sent_bytes": (7 + 3 * (n % 6)) * 10**6,
+    }
+    return Pass.objects.create(**(values | changes))
