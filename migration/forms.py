@@ -47,6 +47,30 @@ class ShadowsForm(ListForm):
     )
 
 
+class ScheduleForm(forms.Form):
+    """minutes : between passes; empty: moves alone bring the shadow up to date"""
+
+    minutes = forms.DecimalField(
+        required=False, min_value=1, max_value=7 * 24 * 60, decimal_places=2, label="Minutes"
+    )
+
+    @classmethod
+    def of(cls, shadow: Shadow) -> ScheduleForm:
+        every = shadow.sync_interval_s
+        return cls(initial={"minutes": f"{every / 60:g}" if every else None})
+
+    def interval_s(self) -> int | None:
+        minutes = self.cleaned_data["minutes"]
+        return None if minutes is None else round(minutes * 60)
+
+    def why_not(self) -> str:
+        return "Minutes between passes: " + " ".join(self.errors["minutes"])
+
+
+class ReleaseForm(forms.Form):
+    may_delete = forms.BooleanField()
+
+
 class NoteForm(forms.Form):
     note = forms.CharField(required=False, max_length=500)
 

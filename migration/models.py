@@ -135,6 +135,7 @@ class Shadow(models.Model):
         FILLING = "filling", "Being filled"
         READY = "ready", "Ready"
         PROMOTED = "promoted", "Promoted to the desktop"
+        RELEASING = "releasing", "Being released"
         RELEASED = "released", "Released"
 
     desktop = models.ForeignKey(Desktop, on_delete=models.CASCADE, related_name="shadows")
@@ -155,6 +156,9 @@ class Shadow(models.Model):
     sync_interval_s = models.PositiveIntegerField(
         null=True, blank=True, help_text="Empty: synchronised for its transition only."
     )
+    sync_asked_at = models.DateTimeField(
+        null=True, blank=True, help_text="A pass is to begin that is of this moment or later."
+    )
     created_at = models.DateTimeField()
     released_at = models.DateTimeField(null=True, blank=True)
 
@@ -169,6 +173,42 @@ class Shadow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.desktop_id} in {self.region_id}"
+
+
+class ShadowTest(models.Model):
+    """A test boot: a server that nobody can reach, started on a copy of the shadow, and removed."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Under way"
+        PASSED = "passed", "Passed"
+        FAILED = "failed", "Failed"
+
+    shadow = models.ForeignKey(Shadow, on_delete=models.CASCADE, related_name="tests")
+    state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
+    asked_by = models.CharField(max_length=150)
+    asked_at = models.DateTimeField()
+    recovery_point_at = models.DateTimeField(
+        null=True, blank=True, help_text="Of the state that was booted."
+    )
+    ordered_at = models.DateTimeField(null=True, blank=True, help_text="The server was asked for.")
+    decided_at = models.DateTimeField(null=True, blank=True, help_text="It ran, or it failed.")
+    cleaned_at = models.DateTimeField(
+        null=True, blank=True, help_text="Nothing of the test is left in the cloud."
+    )
+    detail = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ("-asked_at",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("shadow",),
+                condition=Q(cleaned_at__isnull=True),
+                name="one_test_per_shadow",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"test {self.pk} of shadow {self.shadow_id}"
 
 
 class Transition(models.Model):
@@ -393,6 +433,9 @@ class Pass(models.Model):
     sent_bytes = models.BigIntegerField(default=0, help_text="On the wire.")
     left_s = models.FloatField(null=True, blank=True)
     detail = models.CharField(max_length=500, blank=True)
+    cleaned_at = models.DateTimeField(
+        null=True, blank=True, help_text="After its end: nothing is left of it but its result."
+    )
 
     class Meta:
         ordering = ("-created_at",)
@@ -402,6 +445,11 @@ class Pass(models.Model):
                 fields=("source_region", "dest_region"),
                 condition=Q(state__in=("waiting", "running")),
                 name="pass_open_by_link",
+            ),
+            models.Index(
+                fields=("finished_at",),
+                condition=Q(cleaned_at__isnull=True),
+                name="pass_to_clean",
             ),
         )
 

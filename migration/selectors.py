@@ -35,12 +35,13 @@ from migration.core.machine import (
     Strategy,
     can_go_back,
 )
-from migration.models import Pass, Plan, Recommendation, Shadow, Step, Transition
+from migration.models import Pass, Plan, Recommendation, Shadow, ShadowTest, Step, Transition
 
 if TYPE_CHECKING:
     from desktops.selectors import Viewer
 
 
+LIVE_SHADOW = (Shadow.State.FILLING, Shadow.State.READY)
 OPEN_PASSES = (Pass.State.WAITING, Pass.State.RUNNING)
 
 
@@ -98,7 +99,7 @@ def listed_shadows(viewer: Viewer, *, now: datetime) -> QuerySet[Shadow]:
     step = ExpressionWrapper(
         F("sync_interval_s") * Value(timedelta(seconds=1)), output_field=DurationField()
     )
-    is_kept = Q(state__in=(Shadow.State.FILLING, Shadow.State.READY))
+    is_kept = Q(state__in=LIVE_SHADOW)
     return (
         shadows_for(viewer)
         .select_related("desktop__pool__dataset", "desktop__region")
@@ -169,6 +170,28 @@ def readiness_of(shadow: Shadow) -> Readiness:
         moves=len(stalls),
         strategy=strategy,
     )
+
+
+def newest_test(shadow: Shadow) -> ShadowTest | None:
+    """took : from asking for the server until it ran"""
+    return shadow.tests.annotate(took=F("decided_at") - F("ordered_at")).first()
+
+
+def choices_for_shadow(viewer: Viewer, shadow: Shadow) -> frozenset[str]:
+    """What the viewer may ask of a shadow now: of pause, resume, schedule, sync, test, release."""
+    if shadow.state not in LIVE_SHADOW or not viewer.has_perm("migration.operate_transition"):
+        return frozenset()
+    moving = still_running(Transition.objects.filter(desktop=shadow.desktop)).exists()
+    is_tested = shadow.tests.filter(cleaned_at=None).exists()
+    choices = {
+        "pause": shadow.paused_at is None,
+        "resume": shadow.paused_at is not None,
+        "schedule": True,
+        "sync": not moving and not is_tested,
+        "test": not moving and not is_tested and shadow.state == Shadow.State.READY,
+        "release": not moving,
+    }
+    return frozenset(name for name, is_open in choices.items() if is_open)
 
 
 def transitions_for(viewer: Viewer) -> QuerySet[Transition]:

@@ -11,7 +11,14 @@ from celery import shared_task
 from django.utils import timezone
 
 from migration import recovery
-from migration.services import carrying, confirming, driving, plans, retention
+from migration.services import (
+    carrying,
+    confirming,
+    driving,
+    keeping_shadows,
+    plans,
+    retention,
+)
 
 
 @shared_task
@@ -30,6 +37,11 @@ def carry_pass(pass_id: int) -> None:
 def sweep_transitions() -> None:
     for transition_id in recovery.claim_due(now=timezone.now()):
         drive_transition.delay(transition_id)
+
+
+@shared_task
+def keep_shadows() -> None:
+    keeping_shadows.keep_shadows(now=timezone.now())
 
 
 @shared_task

@@ -16,7 +16,15 @@ from desktops.errors import NotPermitted
 from desktops.pages import live, page_of, render_page
 from migration import charts, selectors
 from migration.errors import MigrationError
-from migration.forms import ApprovalForm, NoteForm, PlanForm, ShadowsForm, TransitionsForm
+from migration.forms import (
+    ApprovalForm,
+    NoteForm,
+    PlanForm,
+    ReleaseForm,
+    ScheduleForm,
+    ShadowsForm,
+    TransitionsForm,
+)
 from migration.models import Pass, Plan, Recommendation, Transition
 from migration.services.decisions import (
     approve_recommendation,
@@ -24,6 +32,14 @@ from migration.services.decisions import (
     confirm_transition,
     reject_recommendation,
     resume_transition,
+)
+from migration.services.shadows import (
+    ask_for_test,
+    pause_shadow,
+    release_shadow,
+    resume_shadow,
+    schedule_shadow,
+    sync_shadow,
 )
 
 PASSES_SHOWN, PASSES_CHARTED = 25, 200
@@ -117,11 +133,62 @@ def shadow(request: HttpRequest, pk: int) -> HttpResponse:
         "under_way": history.filter(state__in=selectors.OPEN_PASSES).first(),
         "passes": history[:PASSES_SHOWN],
         "readiness": selectors.readiness_of(row),
+        "test": selectors.newest_test(row),
+        "choices": selectors.choices_for_shadow(request.user, row),
+        "schedule_form": ScheduleForm.of(row),
         "move": selectors.still_running(
             selectors.transitions_for(request.user).filter(shadow=row)
         ).first(),
     }
     return render_page(request, "migration/shadow.html", context, section="shadows")
+
+
+@require_POST
+def pause(request: HttpRequest, pk: int) -> HttpResponse:
+    return _ask_shadow(request, pk, pause_shadow, "Paused: no pass begins until it is resumed.")
+
+
+@require_POST
+def resume_keeping(request: HttpRequest, pk: int) -> HttpResponse:
+    return _ask_shadow(request, pk, resume_shadow, "Resumed.")
+
+
+@require_POST
+def sync_now(request: HttpRequest, pk: int) -> HttpResponse:
+    return _ask_shadow(request, pk, sync_shadow, "Asked for: a pass begins within seconds.")
+
+
+@require_POST
+def schedule(request: HttpRequest, pk: int) -> HttpResponse:
+    form = ScheduleForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, form.why_not())
+        return redirect("shadow", pk=pk)
+    interval_s = form.interval_s()
+    done = "Scheduled." if interval_s else "From now on it is brought up to date by moves alone."
+    return _ask_shadow(request, pk, schedule_shadow, done, interval_s=interval_s)
+
+
+@require_POST
+def test_boot(request: HttpRequest, pk: int) -> HttpResponse:
+    return _ask_shadow(request, pk, ask_for_test, "Asked for: the outcome shows on this page.")
+
+
+@require_POST
+def release(request: HttpRequest, pk: int) -> HttpResponse:
+    if not ReleaseForm(request.POST).is_valid():
+        messages.error(request, "Nothing was released: tick that its volume may be deleted.")
+        return redirect("shadow", pk=pk)
+    return _ask_shadow(request, pk, release_shadow, "It is being released.")
+
+
+def _ask_shadow(
+    request: HttpRequest, pk: int, service: Callable[..., Any], done: str, **given: Any
+) -> HttpResponse:
+    row = get_object_or_404(selectors.shadows_for(request.user), pk=pk)
+    if _ask(request, service, shadow_id=row.pk, **given):
+        messages.success(request, done)
+    return redirect("shadow", pk=row.pk)
 
 
 def passes_figure(request: HttpRequest, pk: int) -> JsonResponse:

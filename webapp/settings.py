@@ -219,6 +219,7 @@ CELERY_TASK_ROUTES = {
 # Task, seconds between runs. A run that finds no worker within that time is dropped, not queued.
 PERIODIC_TASKS = [
     ("migration.tasks.sweep_transitions", 1.0),
+    ("migration.tasks.keep_shadows", 5.0),
     ("migration.tasks.confirm_seen", 15.0),
     ("forecasting.tasks.heed_sightings", 15.0),
     ("migration.tasks.expire_recommendations", 60.0),

@@ -24,6 +24,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+# Keys of what is made for a trial and removed after it begin like this: it is nobody's desktop.
+TRIAL = "trial:"
+
 
 class CloudError(Exception):
     """Something about a cloud went wrong; the message names the cloud, resource and reason."""
@@ -283,6 +286,7 @@ class Cloud(Protocol):
     def find_server(self, region: str, *, key: str) -> Server | None: ...
     def volume(self, region: str, volume_id: str) -> Volume: ...
     def find_volume(self, region: str, *, key: str) -> Volume | None: ...
+    def find_snapshot(self, region: str, *, key: str) -> Snapshot | None: ...
 
     # Servers.
     def create_server(self, region: str, spec: ServerSpec, *, key: str) -> Server: ...

@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.models import Q
 from django.utils.text import slugify
 
-from desktops.core.cloud import Inventory, Server, ServerStatus, Volume
+from desktops.core.cloud import TRIAL, Inventory, Server, ServerStatus, Volume
 from desktops.models import Desktop, Drift, Flavor, InventorySync, Pool, Region
 
 Place = tuple[str, str, str]  # kind, region, server id: what a drift is known by
@@ -109,7 +109,7 @@ def compare(
         for server in servers.values()
         if server.id not in by_server
         and server.id not in under_way.servers
-        and not (server.key and server.key.startswith(under_way.keys))
+        and not server.key.startswith((TRIAL, *under_way.keys))
     ]
     _receive(strangers, pools, volumes, regions, flavors, found)
     _tell_of_unlisted(held, listed, unlisted, found)

@@ -122,19 +122,13 @@ def _end(one: Pass, owner: str, state: Pass.State, **changes: Any) -> None:
 
 
 def _drop_snapshot(cloud: Cloud, one: Pass) -> None:
-    if one.kind == Pass.Kind.MACHINE or one.is_final or not one.taken_at:
-        return
+    """What stays is found again (`keeping_shadows`)."""
     try:
-        taken = cloud.snapshot_volume(
-            one.source_region.name, one.source_volume_id, key=_snapshot_key(one)
-        )
-        cloud.delete_snapshot(one.source_region.name, taken.id)
+        taken = cloud.find_snapshot(one.source_region.name, key=passes.cloud_key(one))
+        if taken is not None:
+            cloud.delete_snapshot(one.source_region.name, taken.id)
     except CloudError as error:
         log.warning("pass %s: its snapshot stays: %s", one.key, error)
-
-
-def _snapshot_key(one: Pass) -> str:
-    return f"pass {one.key}"
 
 
 class Beat(AbstractContextManager["Beat"]):
@@ -244,7 +238,7 @@ class Work:
             return self.cloud.volume_place(region, volume_id)
         self.beat.tell(phase="snapshot")
         while True:
-            snapshot = self.cloud.snapshot_volume(region, volume_id, key=_snapshot_key(self.one))
+            snapshot = self.cloud.snapshot_volume(region, volume_id, key=passes.cloud_key(self.one))
             if snapshot.status is VolumeStatus.AVAILABLE:
                 return self.cloud.snapshot_place(region, snapshot.id)
             if snapshot.status is VolumeStatus.ERROR:
@@ -259,7 +253,7 @@ class Work:
             self.one.source_region.name,
             self.one.source_volume_id,
             self.one.dest_region.name,
-            key=f"pass {self.one.key}",
+            key=passes.cloud_key(self.one),
         )
         self.one.dest_volume_id = made.id
         Pass.objects.filter(pk=self.one.pk).update(dest_volume_id=made.id)

@@ -64,18 +64,11 @@ def perform(order: Order) -> Result:
 
 def _pass(order: Order) -> VolumeCopy:
     """Start, drive on or observe one pass of the volume into the destination region."""
-    transition = order.transition
-    shadow = transition.shadow
     if passes.is_relayed(order.cloud):
         copy = passes.as_copy(_relayed(order))
     else:
-        copy = order.cloud.copy_volume(
-            order.source_region,
-            transition.source_volume_id,
-            order.dest_region,
-            key=order.key,
-            base_volume_id=shadow.volume_id if shadow and shadow.volume_id else None,
-        )
+        volume = _ordered(order, order.key, Pass.Kind.VOLUME)
+        copy = passes.copied(volume, cloud=order.cloud, now=order.now)
     if copy.state is JobState.FAILED:
         _abandon_pass(order, order.key)
         raise PassFailed(copy.detail or "the pass failed")
@@ -103,13 +96,15 @@ def _ordered(order: Order, key: str, kind: Pass.Kind) -> passes.Ordered:
 
 
 def _abandon_pass(order: Order, key: str) -> None:
-    if passes.is_relayed(order.cloud):
-        passes.abandon(key, cloud=order.cloud, now=order.now)
-    else:
-        order.cloud.abandon_copy(order.dest_region, source_region=order.source_region, key=key)
+    volume = _ordered(order, key, Pass.Kind.VOLUME)
+    passes.abandon(volume, cloud=order.cloud, now=order.now)
 
 
 def _sync_volume(order: Order) -> Result:
+    own = passes.own_pass_under_way(order.transition.shadow)
+    if own is not None:
+        # Two at once would write into each other; whoever keeps shadows sees this one through.
+        return Result(is_finished=False, copy=passes.as_copy(own))
     copy = _pass(order)
     if copy.state is not JobState.DONE:
         return Result(is_finished=False, copy=copy)

@@ -152,11 +152,14 @@ def start_transition(
         source_region_id=recommendation.source_region_id,
         dest_region_id=recommendation.dest_region_id,
         flavor_id=recommendation.flavor_id or desktop.flavor_id,
-        shadow=Shadow.objects.filter(
+        # Locked: from here on nobody lets it go.
+        shadow=Shadow.objects.select_for_update()
+        .filter(
             desktop=desktop,
             region_id=recommendation.dest_region_id,
             state=Shadow.State.READY,
-        ).first(),
+        )
+        .first(),
         keeps_source_as_shadow=recommendation.keeps_source_as_shadow,
         source_server_id=desktop.server_id,
         source_volume_id=desktop.volume_id,

@@ -230,6 +230,8 @@ def _note_dest(
 
 def _do(lease: Lease, order: Order, observation: Observation) -> Pause | None:
     step, is_repeat = _intend(lease, order, observation)
+    if order.transition.shadow_id is None:
+        order.transition.refresh_from_db(fields=("shadow",))  # its first pass has opened one
     try:
         result = perform(order)
     except (CloudError, GatewayError, MigrationError) as error:

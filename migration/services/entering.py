@@ -60,7 +60,8 @@ def open_shadow(transition: Transition, *, now: datetime) -> None:
     tier = (
         transition.recommendation.shadow_tier if transition.recommendation else ""
     ) or Shadow.Tier.WARM
-    shadow, _ = Shadow.objects.get_or_create(
+    # Locked: somebody may be letting it go at this moment.
+    shadow, _ = Shadow.objects.select_for_update().get_or_create(
         desktop=transition.desktop,
         region=transition.dest_region,
         state__in=(Shadow.State.FILLING, Shadow.State.READY),
@@ -95,6 +96,9 @@ def _hand_over(transition: Transition, *, now: datetime) -> None:
 
 
 def _keep_source(transition: Transition, *, now: datetime) -> None:
+    """Demoted: from now on the desktop's changes over there are brought back to it."""
+    advice = transition.recommendation
+    interval_s = advice.sync_interval_s if advice else None
     Shadow.objects.update_or_create(
         desktop=transition.desktop,
         region=transition.source_region,
@@ -104,12 +108,14 @@ def _keep_source(transition: Transition, *, now: datetime) -> None:
             "state": Shadow.State.READY,
             "volume_id": transition.source_volume_id,
             "recovery_point_at": transition.frozen_at,
+            "sync_interval_s": interval_s,
         },
         create_defaults={
             "tier": Shadow.Tier.WARM,
             "state": Shadow.State.READY,
             "volume_id": transition.source_volume_id,
             "recovery_point_at": transition.frozen_at,
+            "sync_interval_s": interval_s,
             "created_at": now,
         },
     )

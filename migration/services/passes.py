@@ -40,7 +40,12 @@ class Ordered:
 
 def is_relayed(cloud: Cloud) -> bool:
     """Whether relays carry what moves in this cloud; else the cloud copies whole volumes."""
-    return cloud.name in settings.RELAYED_CLOUDS
+    return cloud.name in relayed_clouds()
+
+
+def relayed_clouds() -> frozenset[str]:
+    clouds: frozenset[str] = settings.RELAYED_CLOUDS
+    return clouds
 
 
 def advance(order: Ordered, *, now: datetime) -> Pass:
@@ -51,6 +56,49 @@ def advance(order: Ordered, *, now: datetime) -> Pass:
     )
     ring(found, now=now)
     return found
+
+
+def copied(order: Ordered, *, cloud: Cloud, now: datetime) -> VolumeCopy:
+    """As `advance`, where the cloud itself copies whole volumes: makes its next short piece.
+
+    Raises CloudError. A pass that has ended is not asked for again.
+    """
+    one, _ = Pass.objects.get_or_create(
+        key=order.key,
+        defaults={
+            **_row(order),
+            "state": Pass.State.RUNNING,
+            "created_at": now,
+            "taken_at": now,
+            "makes_volume": not (order.base_volume_id and cloud.capabilities().incremental_copy),
+        },
+    )
+    if one.state not in OPEN:
+        return as_copy(one)
+    copy = cloud.copy_volume(
+        order.source_region.name,
+        order.source_volume_id,
+        order.dest_region.name,
+        key=order.key,
+        base_volume_id=order.base_volume_id or None,
+    )
+    state = {
+        JobState.RUNNING: Pass.State.RUNNING,
+        JobState.DONE: Pass.State.DONE,
+        JobState.FAILED: Pass.State.FAILED,
+    }[copy.state]
+    Pass.objects.filter(pk=one.pk, state__in=OPEN).update(
+        state=state,
+        seen_at=now,
+        finished_at=None if state == Pass.State.RUNNING else now,
+        sent_bytes=copy.bytes_done,
+        scanned_bytes=copy.bytes_done,
+        to_scan_bytes=copy.bytes_total,
+        changed_bytes=copy.bytes_total or 0,
+        dest_volume_id=copy.volume_id or "",
+        detail=copy.detail[:500],
+    )
+    return copy
 
 
 def _row(order: Ordered) -> dict[str, object]:
@@ -80,6 +128,11 @@ def ring(one: Pass, *, now: datetime) -> None:
             # What nobody took is rung for again: it must not pile up while no relay is there.
             expires=RING_AGAIN.total_seconds(),
         )
+
+
+def cloud_key(one: Pass) -> str:
+    """Of what a relay makes for a pass: the snapshot that it reads, the volume that it fills."""
+    return f"pass {one.key}"
 
 
 def queue_of(region: Region) -> str:
@@ -126,13 +179,23 @@ def never_begin(order: Ordered, *, now: datetime) -> None:
     give_up(order.key, now=now)
 
 
-def abandon(key: str, *, cloud: Cloud, now: datetime) -> None:
+def abandon(order: Ordered, *, cloud: Cloud, now: datetime) -> None:
     """Give a pass up, with the volume that it made. What it staged on a shadow is forgotten with
-    the shadow's next pass. Raises Conflict as `give_up` does."""
-    one = give_up(key, now=now)
-    if one and one.makes_volume and one.dest_volume_id:
+    the shadow's next pass. Raises Conflict, as `give_up` and `Cloud.abandon_copy` do."""
+    one = give_up(order.key, now=now)
+    if not is_relayed(cloud):
+        cloud.abandon_copy(
+            order.dest_region.name, source_region=order.source_region.name, key=order.key
+        )
+    elif one and one.makes_volume and one.dest_volume_id:
         with suppress(NotFound):
             cloud.delete_volume(one.dest_region.name, one.dest_volume_id)
+
+
+def own_pass_under_way(shadow: Shadow | None) -> Pass | None:
+    """One that no move has ordered, but the shadow's own schedule."""
+    own = Pass.objects.filter(shadow=shadow, transition=None, state__in=OPEN)
+    return own.first() if shadow else None
 
 
 def has_gone_on(transition: Transition) -> bool:

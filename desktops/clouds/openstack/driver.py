@@ -237,6 +237,11 @@ class OpenStackCloud:
         )
         return values.snapshot_from(body, region=region)
 
+    def find_snapshot(self, region: str, *, key: str) -> Snapshot | None:
+        name = marks.name(marks.checked(key))
+        body = volumes.find_snapshot(self.api(region), name=name, key=key, mark=marks.KEY)
+        return body and values.snapshot_from(body, region=region)
+
     def delete_snapshot(self, region: str, snapshot_id: str) -> None:
         volumes.delete_snapshot(self.api(region), snapshot_id)
 

@@ -65,22 +65,27 @@ def snapshots_marked(api: RegionApi, name: str, key: str, *, mark: str = marks.K
     return [body for body in found if marks.is_marked(body, key, mark=mark)]
 
 
+def find_snapshot(api: RegionApi, *, name: str, key: str, mark: str) -> Json | None:
+    """The oldest snapshot with the key that is not being deleted."""
+    found = snapshots_marked(api, name, key, mark=mark)
+    return marks.oldest([s for s in found if not values.is_being_deleted(s)])
+
+
 def snapshot_once(api: RegionApi, volume_id: str, *, name: str, key: str, mark: str) -> Json:
     """The snapshot with the key, taken now when there is none.
 
     A volume in use is snapshotted too (`force`): crash-consistent, as after a power cut.
     """
 
-    def find_snapshot() -> Json | None:
-        found = snapshots_marked(api, name, key, mark=mark)
-        return marks.oldest([s for s in found if not values.is_being_deleted(s)])
-
     def take() -> Json:
         wanted = {"volume_id": volume_id, "name": name, "force": True, "metadata": {mark: key}}
         made: Json = api.post("block_storage", "/snapshots", {"snapshot": wanted})["snapshot"]
         return made
 
-    return marks.once(find_snapshot, take, lambda made: delete_snapshot(api, made["id"]))
+    def find() -> Json | None:
+        return find_snapshot(api, name=name, key=key, mark=mark)
+
+    return marks.once(find, take, lambda made: delete_snapshot(api, made["id"]))
 
 
 def reason(api: RegionApi, resource_id: str) -> str:

@@ -95,6 +95,9 @@ class QemuCloud:
         record = place.volumes.find(key)
         return None if record is None else volumes.observed(place, record, place.servers.all())
 
+    def find_snapshot(self, region: str, *, key: str) -> Snapshot | None:
+        return volumes.find_snapshot(self._region(region), key=key)
+
     # Servers.
 
     def create_server(self, region: str, spec: ServerSpec, *, key: str) -> Server:

@@ -208,6 +208,11 @@ def delete(region: Region, volume_id: str) -> None:
 # Snapshots
 
 
+def find_snapshot(region: Region, *, key: str) -> Snapshot | None:
+    record = region.snapshots.find(key)
+    return None if record is None else _snapshot_as_seen(region, record)
+
+
 def snapshot(region: Region, volume_id: str, *, key: str, cloud: CloudOptions) -> Snapshot:
     """Goes on by being asked for: what the server's process has finished is taken then."""
     with region.locked():
@@ -215,11 +220,15 @@ def snapshot(region: Region, volume_id: str, *, key: str, cloud: CloudOptions) -
     disk = snapshot_disk(region, record.id)
     if not disk.exists() and not files.why_not(disk):
         _take(region, record, disk, cloud=cloud)
+    return _snapshot_as_seen(region, record)
+
+
+def _snapshot_as_seen(region: Region, record: SnapshotRecord) -> Snapshot:
     return Snapshot(
         id=record.id,
         region=region.name,
         volume_id=record.volume_id,
-        status=_status(disk, is_held=False),
+        status=_status(snapshot_disk(region, record.id), is_held=False),
         size_bytes=record.size_bytes,
         key=record.key,
     )

@@ -80,6 +80,10 @@ class SimulatedCloud:
         found = self._call("find_volume", region=region, key=key)
         return None if found is None else _volume(found)
 
+    def find_snapshot(self, region: str, *, key: str) -> Snapshot | None:
+        found = self._call("find_snapshot", region=region, key=key)
+        return None if found is None else _snapshot(found)
+
     def create_server(self, region: str, spec: ServerSpec, *, key: str) -> Server:
         created = self._call(
             "create_server",
@@ -130,7 +134,7 @@ class SimulatedCloud:
 
     def snapshot_volume(self, region: str, volume_id: str, *, key: str) -> Snapshot:
         seen = self._call("snapshot_volume", region=region, volume_id=volume_id, key=key)
-        return Snapshot(**seen | {"status": VolumeStatus(seen["status"])})
+        return _snapshot(seen)
 
     def delete_snapshot(self, region: str, snapshot_id: str) -> None:
         self._call("delete_snapshot", region=region, snapshot_id=snapshot_id)
@@ -189,6 +193,10 @@ def _server(seen: Mapping[str, Any]) -> Server:
 
 def _volume(seen: Mapping[str, Any]) -> Volume:
     return Volume(**{**seen, "status": VolumeStatus(seen["status"])})
+
+
+def _snapshot(seen: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(**{**seen, "status": VolumeStatus(seen["status"])})
 
 
 def _job(seen: Mapping[str, Any]) -> Job:

@@ -52,6 +52,7 @@ CLOUD: tuple[Operation, ...] = (
     servers.live_migrate,
     volumes.volume,
     volumes.find_volume,
+    volumes.find_snapshot,
     volumes.create_volume,
     volumes.delete_volume,
     volumes.snapshot_volume,

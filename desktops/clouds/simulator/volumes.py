@@ -154,9 +154,19 @@ def volume_deleted(m: Moment, volume_id: str) -> None:
     m.record("volume.deleted", region=row["region"], resource_id=volume_id)
 
 
+def find_snapshot(m: Moment, *, region: str, key: str) -> Any:
+    m.region(region)
+    row = _snapshot_by_key(m, region, key)
+    return None if row is None else snapshot_view(row)
+
+
+def _snapshot_by_key(m: Moment, region: str, key: str) -> Any:
+    return m.row("SELECT * FROM snapshots WHERE region = ? AND key = ?", region, key)
+
+
 def snapshot_volume(m: Moment, *, region: str, volume_id: str, key: str) -> Any:
     m.region(region)
-    existing = m.row("SELECT * FROM snapshots WHERE region = ? AND key = ?", region, key)
+    existing = _snapshot_by_key(m, region, key)
     if existing is not None:
         return snapshot_view(existing)
     row = get_volume(m, region, volume_id)
