@@ -40,7 +40,7 @@ class PriceInline(admin.TabularInline):
 
 @admin.register(Region)
 class RegionAdmin(admin.ModelAdmin):
-    list_display = ("label", "cloud", "name", "country", "time_zone")
+    list_display = ("label", "cloud", "name", "country", "time_zone", "probe_address")
     list_filter = ("cloud",)
     search_fields = ("label", "name")
 
@@ -90,7 +90,7 @@ class RegionLinkAdmin(admin.ModelAdmin):
 
 @admin.register(RoundTrip)
 class RoundTripAdmin(admin.ModelAdmin):
-    list_display = ("site", "region", "rtt_ms", "source", "measured_at")
+    list_display = ("site", "region", "rtt_ms", "source", "measured_at", "probes")
     list_filter = ("source", "region")
     list_select_related = ("site", "region")
 

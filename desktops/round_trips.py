@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
+from django.conf import settings
+from django.db.models import Case, When
+from django.utils import timezone
 from numpy.typing import NDArray
 
 from desktops.core.geo import FloatArray, estimated_rtt_ms
 from desktops.models import Region, RoundTrip, Site
 
 UNKNOWN = ""
+# What is read later is believed.
+_RANKS = [
+    When(source=source, then=rank)
+    for rank, source in enumerate(
+        (RoundTrip.Source.ESTIMATE, RoundTrip.Source.TABLE, RoundTrip.Source.MEASURED)
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +38,17 @@ class RoundTrips:
 
 
 def round_trips_between(sites: Sequence[Site], regions: Sequence[Region]) -> RoundTrips:
-    """What the table says; where it says nothing and the region's coordinates are known, a
-    great-circle estimate. One query."""
+    """What was measured lately; else what the admin's table says; else, where the region's
+    coordinates are known, a great-circle estimate. One query."""
     site_row = {site.pk: row for row, site in enumerate(sites)}
     region_row = {region.pk: row for row, region in enumerate(regions)}
     rtt_ms = _estimates(sites, regions)
     source = np.where(np.isfinite(rtt_ms), RoundTrip.Source.ESTIMATE.value, UNKNOWN).astype("U10")
     told = RoundTrip.objects.filter(site__in=site_row, region__in=region_row)
-    for site, region, each_ms, whose in told.values_list("site", "region", "rtt_ms", "source"):
+    oldest = timezone.now() - timedelta(days=settings.ROUND_TRIP_DAYS)
+    counts = told.exclude(source=RoundTrip.Source.MEASURED, measured_at__lt=oldest)
+    ranked = counts.annotate(rank=Case(*_RANKS)).order_by("rank")
+    for site, region, each_ms, whose in ranked.values_list("site", "region", "rtt_ms", "source"):
         at = site_row[site], region_row[region]
         rtt_ms[at], source[at] = each_ms, whose
     return RoundTrips(rtt_ms, source)

@@ -21,7 +21,6 @@ from desktops.models import (
     PersonName,
     Pool,
     Region,
-    RoundTrip,
     Site,
 )
 
@@ -232,7 +231,3 @@ def regions_priced(viewer: Viewer) -> QuerySet[Region]:
     return regions_for(viewer).prefetch_related(
         Prefetch("prices", FlavorPrice.objects.select_related("flavor"))
     )
-
-
-def round_trips_to(region: Region) -> QuerySet[RoundTrip]:
-    return RoundTrip.objects.filter(region=region).select_related("site").order_by("rtt_ms")

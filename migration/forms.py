@@ -51,7 +51,12 @@ class ScheduleForm(forms.Form):
     """minutes : between passes; empty: moves alone bring the shadow up to date"""
 
     minutes = forms.DecimalField(
-        required=False, min_value=1, max_value=7 * 24 * 60, decimal_places=2, label="Minutes"
+        required=False,
+        min_value=1,
+        max_value=7 * 24 * 60,
+        decimal_places=2,
+        label="Minutes",
+        widget=forms.NumberInput(attrs={"class": "form-control w-auto"}),
     )
 
     @classmethod

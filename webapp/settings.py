@@ -260,6 +260,7 @@ RETENTION_DAYS = {
         "profiles": 90,
         "notices": 400,
         "commands": 90,
+        "probes": 30,
         "looks": 400,
     }.items()
 }
@@ -270,6 +271,12 @@ for _kind in ("samples", "batches"):
             f"RETENTION_{_kind.upper()}_DAYS must be more than OLDEST_SAMPLE_DAYS,"
             f" {OLDEST_SAMPLE_DAYS}."
         )
+# Round trips that were measured count for so long; then the admin's, or what the distance has it.
+ROUND_TRIP_DAYS = env.whole("ROUND_TRIP_DAYS", 7, minimum=1)
+if 0 < RETENTION_DAYS["probes"] < ROUND_TRIP_DAYS:
+    raise InvalidSetting(
+        f"RETENTION_PROBES_DAYS must not be less than ROUND_TRIP_DAYS, {ROUND_TRIP_DAYS}."
+    )
 # No site is shown with fewer people than this on maps and in figures of a fleet.
 K_ANONYMITY = env.whole("K_ANONYMITY", 5, minimum=1)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from desktops.api import agent, inflow, people, presence, views
+from desktops.api import agent, inflow, people, presence, round_trips, views
 from desktops.api.notices import NoticeViewSet
 
 router = SimpleRouter()
@@ -21,6 +21,7 @@ router.register("quarantine", inflow.QuarantineViewSet)
 urlpatterns = [
     path("events/", views.EventsView.as_view(), name="events"),
     path("presence/", presence.PresenceView.as_view(), name="presence"),
+    path("round-trips/", round_trips.RoundTripsView.as_view(), name="round_trips"),
     path("agent/enrol/", agent.EnrolView.as_view(), name="agent_enrol"),
     path("agent/batches/", agent.BatchesView.as_view(), name="agent_batches"),
     path("agent/commands/", agent.AgentCommandsView.as_view(), name="agent_commands"),

@@ -9,6 +9,7 @@ from desktops.models.geography import (
     Region,
     RegionLink,
     RoundTrip,
+    RoundTripProbe,
     Site,
 )
 from desktops.models.ingest import (
@@ -57,6 +58,7 @@ __all__ = [
     "RegionLink",
     "RegionState",
     "RoundTrip",
+    "RoundTripProbe",
     "Sample",
     "Sighting",
     "Site",

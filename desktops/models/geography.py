@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from django.core.exceptions import ValidationError
 from django.db import models
 
 from desktops.core.metros import ELSEWHERE_CODE
 from desktops.core.zones import is_zone
+
+PROBE_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 def validate_zone(name: str) -> None:
@@ -17,6 +21,13 @@ def validate_zone(name: str) -> None:
 def validate_site_code(code: str) -> None:
     if code == ELSEWHERE_CODE:
         raise ValidationError(f"{code!r} stands for all places that are no site.")
+
+
+def validate_probe_address(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if not (PROBE_HOST.fullmatch(host) and is_port):
+        raise ValidationError(f"{text!r} is no HOST:PORT; gateway.example.org:443 is one.")
 
 
 class Region(models.Model):
@@ -32,6 +43,13 @@ class Region(models.Model):
     volume_price_per_gb_month = models.DecimalField(max_digits=12, decimal_places=6, default=0)
     currency = models.CharField(max_length=3, default="USD")
     source = models.CharField(max_length=300, blank=True)
+    probe_address = models.CharField(
+        max_length=255,
+        blank=True,
+        validators=[validate_probe_address],
+        help_text="HOST:PORT of something in the region that takes TCP connections: what probes at"
+        " sites measure the round trip to.",
+    )
 
     class Meta:
         ordering = ("cloud", "name")
@@ -97,14 +115,39 @@ class RoundTrip(models.Model):
     rtt_ms = models.FloatField()
     source = models.CharField(max_length=10, choices=Source.choices)
     measured_at = models.DateTimeField(null=True, blank=True)
+    probes = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How many it is the median of."
+    )
 
     class Meta:
         constraints = (
-            models.UniqueConstraint(fields=("site", "region"), name="round_trip_once"),
+            # What was measured does not take the place of what the admin entered: it may end.
+            models.UniqueConstraint(fields=("site", "region", "source"), name="round_trip_once"),
             models.CheckConstraint(
                 name="round_trip_not_negative", condition=models.Q(rtt_ms__gte=0)
             ),
         )
+
+    def __str__(self) -> str:
+        return f"{self.site_id}→{self.region_id}: {self.rtt_ms} ms"
+
+
+class RoundTripProbe(models.Model):
+    """One round trip, measured at a site by a program there; one a minute counts."""
+
+    site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="+")
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="+")
+    program = models.CharField(max_length=80, help_text="The name of its token.")
+    at = models.DateTimeField(help_text="Whole minutes.")
+    rtt_ms = models.FloatField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=("site", "region", "program", "at"), name="probe_once_a_minute"
+            ),
+        )
+        indexes = (models.Index(fields=("at",), name="probe_at"),)
 
     def __str__(self) -> str:
         return f"{self.site_id}→{self.region_id}: {self.rtt_ms} ms"

@@ -86,6 +86,7 @@ class IntegrationToken(models.Model):
         PRESENCE = "presence", "Report presence"
         NOTICES = "notices", "Write and read notices"
         PEOPLE = "people", "Export and erase people"
+        ROUND_TRIPS = "round_trips", "Report round trips to regions"
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="tokens")
     pool = models.ForeignKey(

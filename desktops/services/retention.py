@@ -27,6 +27,7 @@ from desktops.models import (
     Look,
     Notice,
     QuarantinedRow,
+    RoundTripProbe,
     Sample,
     Sighting,
     Source,
@@ -60,6 +61,7 @@ BY_WALL: tuple[tuple[str, Callable[[datetime], QuerySet]], ...] = (
         "commands",
         lambda t: AgentCommand.objects.filter(Q(finished_at__lt=t) | Q(expires_at__lt=t)),
     ),
+    ("probes", lambda t: RoundTripProbe.objects.filter(at__lt=t)),
     ("looks", lambda t: Look.objects.filter(hour__lt=t)),
     ("looks", lambda t: Erasure.objects.filter(finished_at__lt=t)),
 )

@@ -8,7 +8,7 @@ from typing import Any
 from desktops.core.cloud import VolumeCopy
 from desktops.models import Desktop
 from migration.core.machine import TERMINAL, Move, State, Strategy
-from migration.models import Shadow, Step, Transition
+from migration.models import Pass, Shadow, Step, Transition
 
 
 def changes_on_entering(state: State, transition: Transition, *, now: datetime) -> dict[str, Any]:
@@ -75,11 +75,16 @@ def fill_shadow(transition: Transition, *, step: Step, copy: VolumeCopy, now: da
     shadow = transition.shadow
     if shadow is None or not copy.volume_id or step.state != State.SYNCING:
         return
+    # The first pass brings everything: that says nothing of how much changes.
+    changed = Pass.objects.filter(key=step.key).values_list("changed_bytes", flat=True).first()
+    shadow.lag_bytes = changed if shadow.recovery_point_at else None
     shadow.state = Shadow.State.READY
     shadow.volume_id = copy.volume_id
     shadow.recovery_point_at = step.intended_at
     shadow.sent_bytes += copy.bytes_done
-    shadow.save(update_fields=["state", "volume_id", "recovery_point_at", "sent_bytes"])
+    shadow.save(
+        update_fields=["state", "volume_id", "recovery_point_at", "lag_bytes", "sent_bytes"]
+    )
 
 
 def _hand_over(transition: Transition, *, now: datetime) -> None:

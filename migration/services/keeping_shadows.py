@@ -212,7 +212,7 @@ def _take_over(shadow: Shadow, one: Pass, cloud: Cloud, now: datetime) -> None:
             state=Shadow.State.READY,
             volume_id=one.dest_volume_id,
             recovery_point_at=one.taken_at,
-            lag_bytes=one.changed_bytes,
+            lag_bytes=None if one.makes_volume else one.changed_bytes,
             sent_bytes=F("sent_bytes") + one.sent_bytes,
             sync_asked_at=None,
         )

@@ -94,7 +94,7 @@ def copied(order: Ordered, *, cloud: Cloud, now: datetime) -> VolumeCopy:
         sent_bytes=copy.bytes_done,
         scanned_bytes=copy.bytes_done,
         to_scan_bytes=copy.bytes_total,
-        changed_bytes=copy.bytes_total or 0,
+        changed_bytes=copy.bytes_total or 0 if state == Pass.State.DONE else 0,
         dest_volume_id=copy.volume_id or "",
         detail=copy.detail[:500],
     )

@@ -129,6 +129,6 @@ def test_a_transition_tells_what_relays_carried_for_it(rows: Rows) -> None:
         shadow=shadow, strategy="hypervisor", machine_stall_ms=523
     )
     page = viewer(rows).get(f"/transitions/{moved.pk}/").content.decode()
-    assert "What relays carried" in page
+    assert "What was carried" in page
     assert "stood still for 523 ms" in page
     assert "for which the machine stood still, measured by its relay" in page
