@@ -58,12 +58,12 @@ def run() -> Figures:
     with linked_hosts(LINK_MBIT) as hosts:
         slow = _measured(hosts, dirty_mbps=8, runs=CUTOVERS)
         fast = _measured(hosts, dirty_mbps=30, runs=RUNS)
-        theirs = _qemu_bytes(hosts, dirty_mbps=8)
+        wire = statistics.median(one.wire_bytes for one in slow[:RUNS])
+        beside_qemu = _beside_qemu(hosts, wire)
     made = [*slow, *fast]
-    return {
+    return beside_qemu | {
         "stall_ms_8mbs": statistics.median(one.stall_ms for one in slow[:RUNS]),
         "stall_ms_30mbs": statistics.median(one.stall_ms for one in fast),
-        "wire_vs_qemu": statistics.median(one.wire_bytes for one in slow[:RUNS]) / theirs,
         "cutovers": len(made),
         "guests_lost": sum(not one.is_sound for one in made),
         "stall_ms_8mbs_longest": max(one.stall_ms for one in slow),
@@ -71,8 +71,15 @@ def run() -> Figures:
         "frozen_ms_30mbs": statistics.median(one.frozen_ms for one in fast),
         "wire_mb_8mbs": statistics.median(one.wire_bytes for one in slow) / 1e6,
         "wire_mb_30mbs": statistics.median(one.wire_bytes for one in fast) / 1e6,
-        "wire_mb_qemu": theirs / 1e6,
     }
+
+
+def _beside_qemu(hosts: tuple[Host, Host], wire_bytes: float) -> Figures:
+    if not shutil.which("busybox"):
+        print("benchmarks.cutover: QEMU's own migration needs busybox here", file=sys.stderr)
+        return {}
+    theirs = _qemu_bytes(hosts, dirty_mbps=8)
+    return {"wire_vs_qemu": wire_bytes / theirs, "wire_mb_qemu": theirs / 1e6}
 
 
 @dataclass(frozen=True)

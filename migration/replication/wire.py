@@ -43,8 +43,10 @@ KEEPALIVE = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
 }
-# Of linux/tcp.h: struct tcp_info up to and with tcpi_delivery_rate.
-TCP_INFO_BYTES, DELIVERY_RATE_AT = 168, 160
+# Of linux/tcp.h: struct tcp_info up to and with tcpi_busy_time (microseconds).
+TCP_INFO_BYTES, ACKED_AT, BUSY_AT = 176, 120, 168
+# Less says nothing of a link: switches and buffers take that at once.
+LEAST_TO_JUDGE_BY = 256 << 10
 CHANGED = "A message was changed on its way; what was stored is kept."
 
 
@@ -90,6 +92,7 @@ class Channel:
                 connection.setsockopt(*option, value)
         self.sent_bytes = self.received_bytes = 0
         self._last_sent = time.monotonic()
+        self._link_seen = 0, 0
 
     def send(self, kind: Kind, body: bytes | memoryview = b"") -> None:
         head = HEAD.pack(
@@ -111,16 +114,21 @@ class Channel:
         self.send(kind, json.dumps(values).encode())
 
     def link_bytes_per_s(self) -> float | None:
-        """How fast the link took what it was given last, as the kernel measured; None before it
-        did, and where there is no TCP."""
+        """How fast the link took what it was given since the last time this was asked: bytes that
+        the other end has, over the time in which any were on their way. The kernel's own rate is
+        that of its newest burst. None where too little has gone, or there is no TCP."""
         try:
             info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         except OSError:
             return None
         if len(info) < TCP_INFO_BYTES:
             return None
-        rate = struct.unpack_from("=Q", info, DELIVERY_RATE_AT)[0]
-        return float(rate) or None
+        acked, busy_us = (struct.unpack_from("=Q", info, at)[0] for at in (ACKED_AT, BUSY_AT))
+        new_acked, new_busy_us = acked - self._link_seen[0], busy_us - self._link_seen[1]
+        if new_acked < LEAST_TO_JUDGE_BY or not new_busy_us:
+            return None
+        self._link_seen = acked, busy_us
+        return float(new_acked / new_busy_us * 1e6)
 
     def keep_alive(self) -> None:
         """To be called now and then while one does something long."""
