@@ -30,11 +30,11 @@ from migration.cutover import CutoverFailed, Move, cut_over
 from migration.models import Pass, Relay
 from migration.replication.carrying import Carrier, Route
 from migration.replication.connecting import connected
-from migration.replication.errors import ReplicationError
+from migration.replication.errors import Busy, Refused, ReplicationError
 from migration.replication.pacing import Pace
 from migration.replication.sender import Progress, Report, Request, demote, send
 from migration.replication.shadow import DIRECT, STAGED
-from migration.replication.volume import open_volume
+from migration.replication.volume import Volume, open_volume
 from migration.replication.wire import Channel
 from migration.services import passes
 
@@ -60,6 +60,7 @@ def carry_pass(pass_id: int, *, owner: str, clouds: Callable[[str], Cloud] = get
     one = Pass.objects.select_related(
         "source_region",
         "dest_region",
+        "shadow__desktop__pool",
         "transition__desktop__flavor",
         "transition__flavor",
     ).get(pk=pass_id)
@@ -184,18 +185,30 @@ class Work:
         self._make_volume()
         with open_volume(place) as source:
             self.beat.tell(to_scan_bytes=source.size)
-            with self.channel() as channel:
-                self.renew(channel)
-                request = Request(
-                    self.one.dest_volume_id,
-                    settings.RELAY_FOLDER / "sent" / self.one.dest_volume_id,
-                    mode=DIRECT if self.one.makes_volume else STAGED,
-                    taken_at=self.one.taken_at,
-                    is_consistent=self.one.is_final,
-                    is_promoted=self.one.is_final,
-                )
-                report = send(source, channel, request, progress=self.tell)
+            base = passes.base_for(self.one, self.receiver())
+            try:
+                report = self._send(source, base)
+            except (Busy, Refused) as error:
+                if base is None:
+                    raise
+                # It saves bytes, no more: what cannot be copied now is sent.
+                log.info("pass %s: not begun with %s: %s", self.one.key, base, error)
+                report = self._send(source, None)
         return _counts([report])
+
+    def _send(self, source: Volume, base: str | None) -> Report:
+        with self.channel() as channel:
+            self.renew(channel)
+            request = Request(
+                self.one.dest_volume_id,
+                settings.RELAY_FOLDER / "sent" / self.one.dest_volume_id,
+                mode=DIRECT if self.one.makes_volume else STAGED,
+                base=base,
+                taken_at=self.one.taken_at,
+                is_consistent=self.one.is_final,
+                is_promoted=self.one.is_final,
+            )
+            return send(source, channel, request, progress=self.tell)
 
     def machine(self) -> dict[str, Any]:
         """The machine goes on over there when this returns; its row says for how long it stood."""
@@ -272,11 +285,16 @@ class Work:
         if self.one.store != self.relay.store:
             Pass.objects.filter(pk=self.one.pk).update(store=self.relay.store)
 
-    @contextmanager
-    def channel(self) -> Iterator[Channel]:
+    def receiver(self) -> Relay:
+        """The one that takes in this pass, from its beginning to its end."""
         relay = self.relay = self.relay or passes.relay_for(self.one, now=timezone.now())
         if relay is None:
             raise NoRelay(f"no relay of {self.one.dest_region.label} answers")
+        return relay
+
+    @contextmanager
+    def channel(self) -> Iterator[Channel]:
+        relay = self.receiver()
         self._pace = self._pace or self._share()
         with connected(
             relay.address,

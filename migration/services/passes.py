@@ -213,6 +213,24 @@ def relay_for(one: Pass, *, now: datetime) -> Relay | None:
     return alive.order_by(Case(When(store=known, then=0), default=1), "?").first()
 
 
+def base_for(one: Pass, relay: Relay) -> str | None:
+    """A volume this relay keeps in step for another desktop of the pool. The two began as the same
+    image, so a new one begins as a copy of it, and only where they differ is sent."""
+    if one.shadow is None or not one.makes_volume:
+        return None
+    alike = Shadow.objects.filter(
+        region=one.dest_region, state=Shadow.State.READY, desktop__pool=one.shadow.desktop.pool
+    ).exclude(desktop=one.shadow.desktop)
+    brought = Pass.objects.filter(
+        state=Pass.State.DONE,
+        store=relay.store,
+        is_final=False,
+        dest_volume_id__in=alike.exclude(volume_id="").values("volume_id"),
+    )
+    newest = brought.order_by("-finished_at").values_list("dest_volume_id", flat=True)
+    return newest.first()
+
+
 def is_stale(one: Pass, relay: Relay) -> bool:
     """Whether the destination may hold other than this relay knows: a server may have run on it
     since, or another relay has written to it."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from desktops.core.cloud import VolumeSpec
+from desktops.core.cloud import VolumeSpec, VolumeStatus
 from desktops.core.exports import VolumeExports
 from desktops.core.hypervisor import Hypervisor
 from desktops.models import Dataset, Desktop, Flavor, Pool, Region
@@ -29,6 +29,7 @@ from tests.support.qemu import (
     skip_without_qemu,
 )
 from tests.support.relays import relay
+from tests.support.simulator import eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
@@ -44,27 +45,35 @@ def hosts(tmp_path: Path, settings: Any) -> Iterator[Hypervisor]:
         yield cloud
 
 
-def a_shadow(cloud: Hypervisor) -> Shadow:
+def a_shadow(cloud: Hypervisor, key: str = "desk") -> Shadow:
     """Of a desktop that is switched off, with nothing in it yet."""
-    spec = VolumeSpec("desk", 64 * MIB, image=BLANK_IMAGE)
-    volume = cloud.create_volume(SOURCE, spec, key="desk")
-    dataset = Dataset.objects.create(name="test", label="Test fleet", as_of=timezone.now())
+    spec = VolumeSpec(key, 64 * MIB, image=BLANK_IMAGE)
+    asked = cloud.create_volume(SOURCE, spec, key=key)
+    volume = eventually(
+        lambda: cloud.volume(SOURCE, asked.id),
+        lambda seen: seen.status is VolumeStatus.AVAILABLE,
+    )
+    dataset, _ = Dataset.objects.get_or_create(
+        name="test", defaults={"label": "Test fleet", "as_of": timezone.now()}
+    )
     east, west = (
-        Region.objects.create(cloud="hosts", name=name, label=name.title())
+        Region.objects.get_or_create(cloud="hosts", name=name, label=name.title())[0]
         for name in (SOURCE, DEST)
     )
-    flavor = Flavor.objects.create(
+    flavor, _ = Flavor.objects.get_or_create(
         cloud="hosts", name="desktop.small", vcpus=1, memory_bytes=256 * MIB
     )
-    pool = Pool.objects.create(dataset=dataset, name="office", label="Office", gateway="none")
+    pool, _ = Pool.objects.get_or_create(
+        dataset=dataset, name="office", label="Office", gateway="none"
+    )
     desktop = Desktop.objects.create(
         dataset=dataset,
         pool=pool,
-        key="desk",
-        label="desk",
+        key=key,
+        label=key,
         region=east,
         flavor=flavor,
-        server_id="server",
+        server_id=key,
         volume_id=volume.id,
         volume_bytes=64 * MIB,
         state=Desktop.State.RUNNING,
@@ -91,15 +100,12 @@ def test_a_relay_seeds_a_shadow_and_sends_only_what_changed_after_that(
 ) -> None:
     shadow = a_shadow(hosts)
     source = Path(hosts.volume_place(SOURCE, shadow.desktop.volume_id))
-    env = {
-        "QEMU_CLOUDS_FILE": str(clouds_file(tmp_path / "hosts.toml", "hosts", options(tmp_path)))
-    }
 
     def recovery_point() -> Any:
         shadow.refresh_from_db()
         return shadow.recovery_point_at
 
-    with relay(*Region.objects.all(), folder=tmp_path, env=env):
+    with relay(*Region.objects.all(), folder=tmp_path, env=settings_of(tmp_path)):
         keep_until(recovery_point, hosts)
         first = recovery_point()
         assert content(hosts, DEST, shadow.volume_id) == source.read_bytes()
@@ -114,6 +120,34 @@ def test_a_relay_seeds_a_shadow_and_sends_only_what_changed_after_that(
     assert not step.makes_volume and step.sent_bytes < 20_000
     assert step.changed_bytes == shadow.lag_bytes == 8192
     assert hosts.find_snapshot(SOURCE, key=f"pass {seed.key}") is None
+
+
+def test_a_desktop_of_the_same_image_is_seeded_by_its_difference(
+    hosts: Hypervisor, tmp_path: Path
+) -> None:
+    first, second = a_shadow(hosts), a_shadow(hosts, "other")
+    Shadow.objects.filter(pk=second.pk).update(paused_at=timezone.now())
+    source = Path(hosts.volume_place(SOURCE, second.desktop.volume_id))
+    with source.open("r+b") as file:
+        file.seek(50 * MIB)
+        file.write(b"their own" * 1000)
+    with relay(*Region.objects.all(), folder=tmp_path, env=settings_of(tmp_path)) as carrier:
+        keep_until(lambda: ready(first), hosts)
+        Shadow.objects.filter(pk=second.pk).update(paused_at=None)
+        keep_until(lambda: ready(second), hosts)
+    assert content(hosts, DEST, ready(second).volume_id) == source.read_bytes()
+    assert first.passes.get().sent_bytes > MIB, "the image, which does not compress"
+    seed = second.passes.get()
+    assert seed.makes_volume
+    assert seed.sent_bytes < 50_000, carrier.log.read_text()
+
+
+def ready(shadow: Shadow) -> Shadow | None:
+    return Shadow.objects.filter(pk=shadow.pk, state=Shadow.State.READY).first()
+
+
+def settings_of(folder: Path) -> dict[str, str]:
+    return {"QEMU_CLOUDS_FILE": str(clouds_file(folder / "hosts.toml", "hosts", options(folder)))}
 
 
 def test_what_a_lost_relay_left_behind_is_removed(hosts: Hypervisor) -> None:
