@@ -36,6 +36,8 @@ from webapp.supervisor import Supervisor, describe_status
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 READY_S = 120.0
+# As settings and seeding call it.
+CLOUD = "simulated"
 # No proxy stands between us and our own web server, whatever http_proxy says.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -116,6 +118,7 @@ class Demo:
             "HTTPS_ONLY": "false",
             "SIMULATOR_URL": f"http://127.0.0.1:{self.cloud_port}",
             "SIMULATOR_TOKEN": secrets.token_urlsafe(24),
+            "RELAYED_CLOUDS": CLOUD,
             "FOREDESK_ADDRESS": self.address,
         }
         header = "# Written by each start of the demo; read by settings without DATABASE_URL.\n"
@@ -153,6 +156,7 @@ class Demo:
                 "bulk-worker", *worker, *("-Q", "bulk", "--concurrency", "1", "-n", "bulk@%h")
             ),
             self._child("beat", *celery, "beat", "--pidfile="),
+            self._child("relay", "manage.py", "relay", "--cloud", CLOUD, "--jobs", "4"),
         ]
 
     def _prepare(self, password: str) -> None:

@@ -293,9 +293,13 @@ class Shadow:
         self._save()
 
     def learn(self, alive: Callable[[], None]) -> Blocks:
-        """Hash the whole volume anew; the superblocks that are not as the index had them."""
+        """Hash the whole volume anew, save what was a hole and still is; the superblocks that are
+        not as the index had them."""
+        size, wanted = self.layout.super_bytes, self.index.table.any(axis=1)
+        for start, end in self.volume.data_ranges():
+            wanted[start // size : -(-end // size)] = True
         differing = []
-        for number in range(self.layout.n_supers):
+        for number in np.flatnonzero(wanted).tolist():
             alive()
             before = self.index.table[number].copy()
             content = self.read_super(number)

@@ -34,7 +34,7 @@ def new_content(m: Moment, origin: str) -> str:
 
 
 def content_now(m: Moment, volume: sqlite3.Row) -> Content:
-    base = _stored(m, volume["content"])
+    base = stored(m, volume["content"])
     if volume["run_id"] is None or volume["run_started_ms"] == m.at_ms:
         return base
     run_ms = base.run_ms + m.at_ms - volume["run_started_ms"]
@@ -68,7 +68,7 @@ def history(m: Moment, content: Content) -> Iterator[Content]:
     """The content, its parent, and so on to its origin."""
     yield content
     while content.parent is not None:
-        content = _stored(m, content.parent)
+        content = stored(m, content.parent)
         yield content
 
 
@@ -76,15 +76,15 @@ def differing_bytes(m: Moment, volume: sqlite3.Row, wanted: str, held: str) -> i
     """Bytes to send so that a volume which holds `held` holds `wanted`, with the dirtying rate of
     `volume`; None when the two have no common history.
     """
-    ours = history(m, _stored(m, wanted))
-    theirs = {c.run_id: c for c in history(m, _stored(m, held))}
+    ours = history(m, stored(m, wanted))
+    theirs = {c.run_id: c for c in history(m, stored(m, held))}
     for content in ours:
         other = theirs.get(content.run_id)
         if other is not None:
             common_ms = min(content.run_ms, other.run_ms)
             # What the held copy wrote by itself since must be overwritten as well.
             return sum(
-                unique_dirty_bytes(volume, _stored(m, version).run_ms - common_ms)
+                unique_dirty_bytes(volume, stored(m, version).run_ms - common_ms)
                 for version in (wanted, held)
             )
     return None
@@ -92,7 +92,7 @@ def differing_bytes(m: Moment, volume: sqlite3.Row, wanted: str, held: str) -> i
 
 def written_over_bytes(m: Moment, volume: sqlite3.Row, version: str) -> int:
     """Blocks that servers wrote to since the volume came to be, in bytes."""
-    return unique_dirty_bytes(volume, _stored(m, version).run_ms)
+    return unique_dirty_bytes(volume, stored(m, version).run_ms)
 
 
 def unique_dirty_bytes(volume: sqlite3.Row, run_ms: int) -> int:
@@ -106,7 +106,7 @@ def unique_dirty_bytes(volume: sqlite3.Row, run_ms: int) -> int:
     return round(saturation * -math.expm1(-rate * run_ms / 1000 / saturation))
 
 
-def _stored(m: Moment, version: str) -> Content:
+def stored(m: Moment, version: str) -> Content:
     row = m.rows("SELECT * FROM contents WHERE version = ?", version)[0]
     return Content(row["version"], row["parent"], row["run_id"], row["run_ms"])
 

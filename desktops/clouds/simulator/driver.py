@@ -139,6 +139,26 @@ class SimulatedCloud:
     def delete_snapshot(self, region: str, snapshot_id: str) -> None:
         self._call("delete_snapshot", region=region, snapshot_id=snapshot_id)
 
+    # Where relays on the simulator's own host find content.
+
+    def volume_place(self, region: str, volume_id: str) -> str:
+        return str(self._call("volume_place", region=region, volume_id=volume_id))
+
+    def snapshot_place(self, region: str, snapshot_id: str) -> str:
+        return str(self._call("snapshot_place", region=region, snapshot_id=snapshot_id))
+
+    def receive_volume(
+        self, source_region: str, volume_id: str, dest_region: str, *, key: str
+    ) -> Volume:
+        made = self._call(
+            "receive_volume",
+            source_region=source_region,
+            volume_id=volume_id,
+            dest_region=dest_region,
+            key=key,
+        )
+        return _volume(made)
+
     def copy_image(self, image: str, *, source_region: str, dest_region: str, key: str) -> Job:
         return _job(
             self._call(

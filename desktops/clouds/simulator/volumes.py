@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
-from desktops.clouds.simulator import timing
-from desktops.clouds.simulator.content import content_now, history, keep_content, new_content
+from desktops.clouds.simulator import files, timing
+from desktops.clouds.simulator.content import (
+    content_now,
+    history,
+    keep_content,
+    new_content,
+    stored,
+)
 from desktops.clouds.simulator.errors import BadRequest
 from desktops.clouds.simulator.moment import Moment
 from desktops.clouds.simulator.quota import need_quota
@@ -151,6 +158,7 @@ def volume_deleted(m: Moment, volume_id: str) -> None:
     row = m.rows("SELECT * FROM volumes WHERE id = ?", volume_id)[0]
     m.do("DELETE FROM transfers WHERE dest_id = ?", volume_id)
     m.do("DELETE FROM volumes WHERE id = ?", volume_id)
+    files.drop(files.place_of_volume(m, volume_id))
     m.record("volume.deleted", region=row["region"], resource_id=volume_id)
 
 
@@ -192,6 +200,57 @@ def snapshot_created(m: Moment, snapshot_id: str) -> None:
     m.do("UPDATE snapshots SET status = ? WHERE id = ?", VolumeStatus.AVAILABLE, snapshot_id)
 
 
+def volume_place(m: Moment, *, region: str, volume_id: str) -> Any:
+    """A file that holds what a volume does whose server, if it has one, is stopped."""
+    row = get_volume(m, region, volume_id)
+    need_settled(row)
+    if row["run_id"] is not None:
+        raise Conflict(f"volume {volume_id} is being written by a running server")
+    return _place(m, files.place_of_volume(m, volume_id), row, row["content"])
+
+
+def snapshot_place(m: Moment, *, region: str, snapshot_id: str) -> Any:
+    snapshot = m.row("SELECT * FROM snapshots WHERE id = ? AND region = ?", snapshot_id, region)
+    if snapshot is None:
+        raise NotFound(f"no snapshot {snapshot_id} in {region}")
+    if snapshot["status"] != VolumeStatus.AVAILABLE:
+        raise Conflict(f"snapshot {snapshot_id} is {snapshot['status']}")
+    origin = get_volume(m, region, snapshot["volume_id"])
+    return _place(m, files.place_of_snapshot(m, snapshot_id), origin, snapshot["content"])
+
+
+def _place(m: Moment, path: Path, volume: sqlite3.Row, version: str) -> str:
+    # Where the image has gone since, it was as large as anywhere else.
+    image = m.row("SELECT max(size_bytes) AS n FROM images WHERE name = ?", volume["image"])
+    image_bytes = (image["n"] if image else 0) or 0
+    files.make(m, path, volume, stored(m, version), image_bytes)
+    return str(path)
+
+
+def receive_volume(
+    m: Moment, *, source_region: str, volume_id: str, dest_region: str, key: str
+) -> Any:
+    """A volume like another region's, with nothing in it yet."""
+    m.region(dest_region)
+    existing = _by_key(m, dest_region, key)
+    if existing is not None:
+        return view(existing)
+    if not key:
+        raise BadRequest("a volume needs a key")
+    source = get_volume(m, source_region, volume_id)
+    need_quota(m, dest_region, volume_bytes=source["size_bytes"])
+    made = insert_volume(
+        m,
+        region=dest_region,
+        key=key,
+        name=source["name"],
+        size_bytes=source["size_bytes"],
+        **inherited(source) | {"content": new_content(m, "blank")},
+    )
+    m.schedule("volume_created", made, after_ms=m.duration_ms("create_volume"))
+    return volume(m, region=dest_region, volume_id=made)
+
+
 def delete_snapshot(m: Moment, *, region: str, snapshot_id: str) -> Any:
     m.region(region)
     row = m.row("SELECT * FROM snapshots WHERE id = ? AND region = ?", snapshot_id, region)
@@ -200,6 +259,7 @@ def delete_snapshot(m: Moment, *, region: str, snapshot_id: str) -> Any:
     if row["status"] == VolumeStatus.CREATING:
         raise Conflict(f"snapshot {snapshot_id} is being created")
     m.do("DELETE FROM snapshots WHERE id = ?", snapshot_id)
+    files.drop(files.place_of_snapshot(m, snapshot_id))
     m.record("snapshot.deleted", region=region, resource_id=snapshot_id)
     return None
 
@@ -224,6 +284,9 @@ def get_volume(m: Moment, region: str, volume_id: str) -> sqlite3.Row:
     row = m.row("SELECT * FROM volumes WHERE id = ? AND region = ?", volume_id, region)
     if row is None:
         raise NotFound(f"no volume {volume_id} in {region}")
+    if row["attached_to"] is None and (held := files.settled(m, row)) != row["content"]:
+        m.do("UPDATE volumes SET content = ? WHERE id = ?", held, volume_id)
+        return m.rows("SELECT * FROM volumes WHERE id = ?", volume_id)[0]
     return row
 
 

@@ -24,10 +24,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--region",
             action="append",
-            required=True,
+            default=[],
             metavar="NAME",
             help="a region's name, or CLOUD/NAME; may be given more than once",
         )
+        parser.add_argument("--cloud", metavar="NAME", help="every region of a cloud")
         parser.add_argument("--listen", default="127.0.0.1", metavar="HOST")
         parser.add_argument(
             "--address",
@@ -38,6 +39,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         regions = [self._region(name) for name in options["region"]]
+        if options["cloud"]:
+            regions += Region.objects.filter(cloud=options["cloud"]).exclude(
+                pk__in=[region.pk for region in regions]
+            )
+        if not regions:
+            raise CommandError("Say which regions: --region NAME, or --cloud NAME for all of one.")
         address = options["address"] or self._reached_by(options["listen"])
         relays = [
             RegionRelay(
