@@ -1,0 +1,91 @@
+"""A network that reads a person's last stays and says how likely each of their places is.
+
+An LSTM reads the stays. Whatever is asked then looks back at them by attention, and each place gets
+the attention of its stays (a pointer network, for which places need no names). A place is scored by
+that and by how often, lately and at which hours the person was there; so is somewhere new.
+
+Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Vinyals, Fortunato & Jaitly
+(2015), "Pointer networks"; Merity et al. (2016), "Pointer sentinel mixture models".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from forecasting.core.stays import N_CONTEXT, N_PLACE_FACTS, N_STAY_FACTS
+
+DROPOUT = 0.1
+# Attention below this is none.
+LEAST_ATTENTION = 1e-4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions about people.
+
+    stays : shape (n_people, N_STAYS, N_STAY_FACTS); stay_place : (n_people, N_STAYS), -1 for none
+    person : shape (n,); context : (n, N_CONTEXT); first_row : (n,), of the question's places
+    case : shape (n_rows,), question of each place, in order; places : (n_rows, N_PLACE_FACTS)
+    """
+
+    stays: Tensor
+    stay_place: Tensor
+    person: Tensor
+    context: Tensor
+    first_row: Tensor
+    case: Tensor
+    places: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
+
+
+class SequenceNetwork(nn.Module):
+    def __init__(self, *, width: int = 32, hidden: int = 64) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(N_STAY_FACTS, width, batch_first=True)
+        self.context = nn.Sequential(
+            nn.Linear(N_CONTEXT + width, hidden), nn.GELU(), nn.Dropout(DROPOUT)
+        )
+        self.query = nn.Linear(hidden, width)
+        self.key = nn.Linear(N_STAY_FACTS + width, width)
+        self.mood = nn.Linear(hidden, hidden)
+        self.place = nn.Linear(N_PLACE_FACTS + 1, hidden)
+        self.score = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(hidden, 1))
+        self.trust = nn.Linear(hidden, N_PLACE_FACTS + 1)
+        self.elsewhere = nn.Linear(hidden, 1)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log probability of each row's place, and of somewhere new for each question."""
+        states, (last, _) = self.lstm(batch.stays)
+        context = self.context(torch.cat([batch.context, last[-1][batch.person]], -1))
+        pointed = self._pointed(batch, states, context)
+        places = torch.cat([batch.places, pointed[:, None]], -1)
+        rows = self.score(self.place(places) + self.mood(context)[batch.case])[:, 0]
+        rows = rows + (self.trust(context)[batch.case] * places).sum(-1)
+        return log_shares(rows, self.elsewhere(context)[:, 0], batch.case)
+
+    def _pointed(self, batch: Batch, states: Tensor, context: Tensor) -> Tensor:
+        """Log of the attention that each row's place gets, between 0 and -1."""
+        key = self.key(torch.cat([states, batch.stays], -1))[batch.person]
+        place = batch.stay_place[batch.person]
+        score = (key @ self.query(context)[:, :, None])[:, :, 0] / key.shape[-1] ** 0.5
+        attention = score.masked_fill(place < 0, -1e9).softmax(-1)
+        is_there = place >= 0
+        row = (batch.first_row[:, None] + place)[is_there]
+        got = torch.zeros(len(batch.case), dtype=attention.dtype, device=attention.device)
+        got = got.index_add(0, row, attention[is_there])
+        least = torch.tensor(LEAST_ATTENTION)
+        return torch.log(got + least) / -torch.log(least)
+
+
+def log_shares(rows: Tensor, elsewhere: Tensor, case: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the rows of each case and its elsewhere, as logarithms."""
+    # Any number leaves the shares as they are; the largest keeps the powers finite.
+    most = elsewhere.detach().scatter_reduce(0, case, rows.detach(), "amax")
+    powers = torch.exp(elsewhere - most).index_add(0, case, torch.exp(rows - most[case]))
+    total = most + torch.log(powers)
+    return rows - total[case], elsewhere - total
