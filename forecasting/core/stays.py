@@ -28,9 +28,13 @@ N_STAYS = 48
 N_STAY_FACTS = 15
 N_CLOCK_FACTS = 5
 N_CONTEXT = N_CIRCUMSTANCES + N_CLOCK_FACTS
-N_PLACE_FACTS = ELSEWHERE + 3
-# Below this a guess says no more than that it does not believe it.
+# All guesses but the one that it is a place never seen.
+N_GUESSES = ELSEWHERE
+N_PLACE_FACTS = N_GUESSES + 3
+# Below this a guess says no more than that it does not believe it. Logarithms of guesses are told
+# in units of that.
 LEAST_GUESS = 1e-4
+GUESS_SCALE = -float(np.log(LEAST_GUESS))
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Questions:
         """user : shape (n,), people who have been seen; at_s : shape (n,)"""
         case, pair = known.rows(user)
         guess, circumstances = known.guesses(user, at_s, case, pair)
-        guess = np.log(np.maximum(guess[:, :ELSEWHERE], LEAST_GUESS)) / -np.log(LEAST_GUESS)
+        guess = np.log(np.maximum(guess[:, :N_GUESSES], LEAST_GUESS)) / GUESS_SCALE
         return cls(
             user,
             np.column_stack([circumstances, _clock_facts(known.clocks.wall_s(user, at_s))]),

@@ -14,7 +14,7 @@ from forecasting.core.stays import Questions, Stays
 from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.engines.sequence_network import Batch
 
-MOMENTS = 24
+MOMENTS = 64
 MOST_PEOPLE = 1500
 # Sightings of one person in one band of a week; more are much the same.
 MOST_OF_CELL = 4

@@ -10,12 +10,13 @@ Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Vinyals, Fort
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from forecasting.core.stays import N_CONTEXT, N_PLACE_FACTS, N_STAY_FACTS
+from forecasting.core.location import NEW_PLACE_LOGIT
+from forecasting.core.stays import GUESS_SCALE, N_CONTEXT, N_GUESSES, N_PLACE_FACTS, N_STAY_FACTS
 
 DROPOUT = 0.1
 # Attention below this is none.
@@ -39,9 +40,6 @@ class Batch:
     case: Tensor
     places: Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
-
 
 class SequenceNetwork(nn.Module):
     def __init__(self, *, width: int = 32, hidden: int = 64) -> None:
@@ -57,6 +55,16 @@ class SequenceNetwork(nn.Module):
         self.score = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(hidden, 1))
         self.trust = nn.Linear(hidden, N_PLACE_FACTS + 1)
         self.elsewhere = nn.Linear(hidden, 1)
+        self._believe_all_guesses()
+
+    def _believe_all_guesses(self) -> None:
+        """Before any evidence a place is as likely as the geometric mean of the guesses has it."""
+        for last in (self.score[-1], self.trust, self.elsewhere):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        with torch.no_grad():
+            self.trust.bias[:N_GUESSES] = GUESS_SCALE / N_GUESSES
+            self.elsewhere.bias[:] = NEW_PLACE_LOGIT
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log probability of each row's place, and of somewhere new for each question."""
