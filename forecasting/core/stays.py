@@ -153,7 +153,10 @@ def _clock_facts(wall_s: FloatArray) -> FloatArray:
     weekend; shape (n, N_CLOCK_FACTS)."""
     angle = 2 * np.pi * wall_s / DAY_S
     return np.column_stack(
-        [*(wave(turns * angle) for turns in (1, 2) for wave in (np.sin, np.cos)), _is_weekend(wall_s)]
+        [
+            *(wave(turns * angle) for turns in (1, 2) for wave in (np.sin, np.cos)),
+            _is_weekend(wall_s),
+        ]
     )
 
 

@@ -1,8 +1,10 @@
 """A network that reads a person's last stays and says how likely each of their places is.
 
 An LSTM reads the stays. Whatever is asked then looks back at them by attention, and each place gets
-the attention of its stays (a pointer network, for which places need no names). A place is scored by
-that and by how often, lately and at which hours the person was there; so is somewhere new.
+the attention of its stays (a pointer network, for which places need no names). That is one more
+guess beside those of `forecasting.core.whereabouts`: all are mixed by weights of the context, which
+holds what the LSTM made of the stays. Then each place's share grows or shrinks by a score of how
+often, how lately and by which guesses the person would be there.
 
 Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Vinyals, Fortunato & Jaitly
 (2015), "Pointer networks"; Merity et al. (2016), "Pointer sentinel mixture models".
@@ -16,11 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from forecasting.core.location import NEW_PLACE_LOGIT
-from forecasting.core.stays import GUESS_SCALE, N_CONTEXT, N_GUESSES, N_PLACE_FACTS, N_STAY_FACTS
+from forecasting.core.stays import (
+    GUESS_SCALE,
+    LEAST_GUESS,
+    N_CONTEXT,
+    N_GUESSES,
+    N_PLACE_FACTS,
+    N_STAY_FACTS,
+)
 
 DROPOUT = 0.1
-# Attention below this is none.
-LEAST_ATTENTION = 1e-4
 
 
 @dataclass(frozen=True)
@@ -50,21 +57,20 @@ class SequenceNetwork(nn.Module):
         )
         self.query = nn.Linear(hidden, width)
         self.key = nn.Linear(N_STAY_FACTS + width, width)
+        # Weights of the guesses, of the attention, and of somewhere new.
+        self.trust = nn.Linear(hidden, N_GUESSES + 2)
         self.mood = nn.Linear(hidden, hidden)
         self.place = nn.Linear(N_PLACE_FACTS + 1, hidden)
         self.score = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(hidden, 1))
-        self.trust = nn.Linear(hidden, N_PLACE_FACTS + 1)
-        self.elsewhere = nn.Linear(hidden, 1)
-        self._believe_all_guesses()
+        self._trust_all_guesses()
 
-    def _believe_all_guesses(self) -> None:
-        """Before any evidence a place is as likely as the geometric mean of the guesses has it."""
-        for last in (self.score[-1], self.trust, self.elsewhere):
+    def _trust_all_guesses(self) -> None:
+        """Before any evidence a place is as likely as the mean of the guesses has it."""
+        for last in (self.score[-1], self.trust):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         with torch.no_grad():
-            self.trust.bias[:N_GUESSES] = GUESS_SCALE / N_GUESSES
-            self.elsewhere.bias[:] = NEW_PLACE_LOGIT
+            self.trust.bias[-1] = NEW_PLACE_LOGIT
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log probability of each row's place, and of somewhere new for each question."""
@@ -72,22 +78,22 @@ class SequenceNetwork(nn.Module):
         context = self.context(torch.cat([batch.context, last[-1][batch.person]], -1))
         pointed = self._pointed(batch, states, context)
         places = torch.cat([batch.places, pointed[:, None]], -1)
-        rows = self.score(self.place(places) + self.mood(context)[batch.case])[:, 0]
-        rows = rows + (self.trust(context)[batch.case] * places).sum(-1)
-        return log_shares(rows, self.elsewhere(context)[:, 0], batch.case)
+        weight = self.trust(context).log_softmax(-1)
+        said = torch.cat([batch.places[:, :N_GUESSES], pointed[:, None]], -1) * GUESS_SCALE
+        mixed = torch.logsumexp(weight[batch.case, :-1] + said, -1)
+        score = self.score(self.place(places) + self.mood(context)[batch.case])[:, 0]
+        return log_shares(mixed + score, weight[:, -1], batch.case)
 
     def _pointed(self, batch: Batch, states: Tensor, context: Tensor) -> Tensor:
-        """Log of the attention that each row's place gets, between 0 and -1."""
+        """Log of the attention that each row's place gets, told as guesses are."""
         key = self.key(torch.cat([states, batch.stays], -1))[batch.person]
         place = batch.stay_place[batch.person]
         score = (key @ self.query(context)[:, :, None])[:, :, 0] / key.shape[-1] ** 0.5
-        attention = score.masked_fill(place < 0, -1e9).softmax(-1)
         is_there = place >= 0
+        attention = score.masked_fill(~is_there, -1e9).softmax(-1)
         row = (batch.first_row[:, None] + place)[is_there]
-        got = torch.zeros(len(batch.case), dtype=attention.dtype, device=attention.device)
-        got = got.index_add(0, row, attention[is_there])
-        least = torch.tensor(LEAST_ATTENTION)
-        return torch.log(got + least) / -torch.log(least)
+        got = torch.zeros(len(batch.case)).index_add(0, row, attention[is_there])
+        return torch.log(got + LEAST_GUESS) / GUESS_SCALE
 
 
 def log_shares(rows: Tensor, elsewhere: Tensor, case: Tensor) -> tuple[Tensor, Tensor]:

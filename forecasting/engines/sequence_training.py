@@ -57,7 +57,9 @@ def fit_networks(lessons: Lessons, settings: Settings) -> tuple[SequenceNetwork,
     )
 
 
-def _fit(lessons: Lessons, is_held_back: Tensor, settings: Settings, *, seed: int) -> SequenceNetwork:
+def _fit(
+    lessons: Lessons, is_held_back: Tensor, settings: Settings, *, seed: int
+) -> SequenceNetwork:
     learn, check = np.flatnonzero(~is_held_back), np.flatnonzero(is_held_back)
     random = np.random.default_rng(seed)
     with reproducible(seed):
