@@ -1,4 +1,4 @@
-"""What a sequence engine reads of whereabouts: a person's last stays, and what is asked, as numbers.
+"""What a sequence engine reads of whereabouts: last stays, and what is asked, as numbers.
 
 Nothing names a place. Of each it is told how often, how lately and at which hours the person was
 there, so that what is learned of some people and their places holds for others and theirs.

@@ -9,7 +9,7 @@ import torch
 
 from forecasting.core.arrays import AnyArray, FloatArray, IntArray
 from forecasting.core.location import moments_before
-from forecasting.core.location_targets import BANDS, targets_at
+from forecasting.core.location_targets import targets_at
 from forecasting.core.stays import Questions, Stays
 from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.engines.sequence_network import Batch
@@ -22,14 +22,13 @@ MOST_OF_CELL = 4
 
 @dataclass(frozen=True)
 class Lessons:
-    """Questions in order of *asks*, a person at a moment each.
+    """Questions in order of *asks*, each a person at a moment.
 
-    stays, stay_place : shape (n_asks, N_STAYS, ...); who : (n_asks,), person of the ask
-    ask, row_of : shape (n,), of each question, the row of what happened; -1 for somewhere new
-    context, importance : shape (n, ...), of each question
+    Per ask, shape (n_asks, ...): stays, stay_place, see `Stays`; who, the person's number; first,
+        n_questions, its slice of the questions
+    Per question, shape (n, ...): context; importance; first_row, n_rows, its slice of the rows;
+        happened, which of them, -1 for somewhere new
     places : shape (n_rows, N_PLACE_FACTS)
-    first, n_questions : shape (n_asks,), slice of each ask's questions
-    first_row, n_rows : shape (n,), slice of each question's rows
     """
 
     stays: AnyArray
@@ -66,7 +65,7 @@ class Lessons:
         )
 
     def take(self, asks: IntArray) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        """Questions of some asks, the row of what happened, and importance."""
+        """Questions of some asks; of each the row of what happened, and importance."""
         question = ranges(self.first[asks], self.n_questions[asks])
         n_rows = self.n_rows[question]
         row = ranges(self.first_row[question], n_rows)
@@ -86,6 +85,12 @@ class Lessons:
 
 
 def _lessons(seen: Sightings, moment_s: float) -> tuple[AnyArray, ...]:
+    """What is known at a moment, and where people were found in the week after: some arrays of
+    `Lessons`, in the order of its `of`.
+
+    As a person's week counts as much as another's, and the next hours as much as the next days,
+    the sightings of one person in one band share one unit of importance.
+    """
     known = Knowledge.of(seen, moment_s)
     stays = Stays.of(seen, known)
     targets = targets_at(seen, moment_s)

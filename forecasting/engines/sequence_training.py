@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from forecasting.core.arrays import IntArray
+from forecasting.core.arrays import BoolArray, IntArray
 from forecasting.engines.neural_training import reproducible
 from forecasting.engines.sequence_lessons import Lessons
 from forecasting.engines.sequence_network import Batch, SequenceNetwork
@@ -58,7 +58,7 @@ def fit_networks(lessons: Lessons, settings: Settings) -> tuple[SequenceNetwork,
 
 
 def _fit(
-    lessons: Lessons, is_held_back: Tensor, settings: Settings, *, seed: int
+    lessons: Lessons, is_held_back: BoolArray, settings: Settings, *, seed: int
 ) -> SequenceNetwork:
     learn, check = np.flatnonzero(~is_held_back), np.flatnonzero(is_held_back)
     random = np.random.default_rng(seed)
