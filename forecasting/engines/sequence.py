@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 
 from forecasting.core.arrays import FloatArray, IntArray
 from forecasting.core.location import ELSEWHERE_KEY
@@ -20,7 +21,7 @@ from forecasting.core.stays import Questions, Stays
 from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.engines.neural_training import reproducible
 from forecasting.engines.sequence_lessons import Lessons
-from forecasting.engines.sequence_network import Batch, SequenceNetwork
+from forecasting.engines.sequence_network import Batch
 from forecasting.engines.sequence_training import Settings, fit_networks
 
 
@@ -31,7 +32,7 @@ class Sequence:
     togetherness : of the fleet, see `Daybook`
     """
 
-    networks: tuple[SequenceNetwork, ...]
+    networks: tuple[nn.Module, ...]
     togetherness: FloatArray
 
     @classmethod
@@ -55,7 +56,7 @@ class Sequence:
 class SequenceModel:
     """people : shape (n_users,), rising numbers of those that `known` and `stays` are about"""
 
-    networks: tuple[SequenceNetwork, ...]
+    networks: tuple[nn.Module, ...]
     people: IntArray
     known: Knowledge
     stays: Stays

@@ -61,12 +61,13 @@ class SequenceNetwork(nn.Module):
         self.trust = nn.Linear(hidden, N_GUESSES + 2)
         self.mood = nn.Linear(hidden, hidden)
         self.place = nn.Linear(N_PLACE_FACTS + 1, hidden)
-        self.score = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(hidden, 1))
+        self.mull = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT))
+        self.score = nn.Linear(hidden, 1)
         self._trust_all_guesses()
 
     def _trust_all_guesses(self) -> None:
         """Before any evidence a place is as likely as the mean of the guesses has it."""
-        for last in (self.score[-1], self.trust):
+        for last in (self.score, self.trust):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         with torch.no_grad():
@@ -81,8 +82,8 @@ class SequenceNetwork(nn.Module):
         weight = self.trust(context).log_softmax(-1)
         said = torch.cat([batch.places[:, :N_GUESSES], pointed[:, None]], -1) * GUESS_SCALE
         mixed = torch.logsumexp(weight[batch.case, :-1] + said, -1)
-        score = self.score(self.place(places) + self.mood(context)[batch.case])[:, 0]
-        return log_shares(mixed + score, weight[:, -1], batch.case)
+        mulled = self.mull(self.place(places) + self.mood(context)[batch.case])
+        return log_shares(mixed + self.score(mulled)[:, 0], weight[:, -1], batch.case)
 
     def _pointed(self, batch: Batch, states: Tensor, context: Tensor) -> Tensor:
         """Log of the attention that each row's place gets, told as guesses are."""

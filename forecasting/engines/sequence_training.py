@@ -44,7 +44,7 @@ class Settings:
     seed: int = 0
 
 
-def fit_networks(lessons: Lessons, settings: Settings) -> tuple[SequenceNetwork, ...]:
+def fit_networks(lessons: Lessons, settings: Settings) -> tuple[nn.Module, ...]:
     """Networks that do best on people they were not trained on; without lessons, what all start
     from."""
     people = np.unique(lessons.who)
@@ -57,9 +57,7 @@ def fit_networks(lessons: Lessons, settings: Settings) -> tuple[SequenceNetwork,
     )
 
 
-def _fit(
-    lessons: Lessons, is_held_back: BoolArray, settings: Settings, *, seed: int
-) -> SequenceNetwork:
+def _fit(lessons: Lessons, is_held_back: BoolArray, settings: Settings, *, seed: int) -> nn.Module:
     learn, check = np.flatnonzero(~is_held_back), np.flatnonzero(is_held_back)
     random = np.random.default_rng(seed)
     with reproducible(seed):
@@ -74,7 +72,8 @@ def _fit(
         rates = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, settings.rate, total_steps=steps, pct_start=1 / 6
         )
-        best, least, waited = deepcopy(network), _held_back_loss(network, lessons, check), 0
+        best: nn.Module = deepcopy(network)
+        least, waited = _held_back_loss(network, lessons, check), 0
         for step in range(1, steps + 1):
             network.train()
             some = random.choice(learn, min(settings.batch, len(learn)), replace=False)

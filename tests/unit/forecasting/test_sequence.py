@@ -134,8 +134,6 @@ def test_the_order_of_stays_tells_what_habits_cannot():
     result = evaluate(rotating(60), per_person=6, fits=1, beside={"sequence": fit})
     scores = score(result)
     assert scores["sequence"].log_loss < 0.9 * scores[PRODUCT].log_loss
-    pool = scores[f"{PRODUCT} + sequence"].log_loss
-    assert pool < (scores["sequence"].log_loss + scores[PRODUCT].log_loss) / 2
 
 
 def test_the_command_scores_it_beside_the_product(tmp_path, capsys, monkeypatch):
