@@ -103,7 +103,7 @@ def fit_locations(
         users=users_by_label,
         places=tuple(place_labels.tolist()),
         knowledge=knowledge,
-        gate=_fit_gate(sightings, until_s),
+        gate=learn_gate(sightings, until_s),
         fleet_habit=_fleet_habit(knowledge, len(place_labels)),
         restlessness=fit_restlessness(sightings, knowledge),
         announced=_announced(trips, users_by_label, place_labels, sightings),
@@ -358,7 +358,7 @@ def _no_rows() -> tuple[IntArray, IntArray]:
     return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
 
-def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
+def learn_gate(sightings: Sightings, until_s: float) -> Gate:
     """Ask at earlier moments where people were found afterwards, and fit the weights to that."""
     sightings = sightings.of_some(MOST_PEOPLE)
     moments = moments_before(sightings, until_s)

@@ -33,7 +33,7 @@ N_GUESSES = ELSEWHERE
 N_PLACE_FACTS = N_GUESSES + 3
 # Below this a guess says no more than that it does not believe it. Logarithms of guesses are told
 # in units of that.
-LEAST_GUESS = 1e-4
+LEAST_GUESS = 1e-6
 GUESS_SCALE = -float(np.log(LEAST_GUESS))
 
 
@@ -79,7 +79,7 @@ class Stays:
 class Questions:
     """What is asked of people at times, about each of their places.
 
-    user : shape (n,); context : shape (n, N_CONTEXT)
+    user : shape (n,); context : shape (n, N_CONTEXT), the circumstances of `Knowledge` first
     case, pair : shape (n_rows,), every place of every question's person, see `Knowledge.rows`
     places : shape (n_rows, N_PLACE_FACTS)
     """

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from forecasting.core.arrays import FloatArray, IntArray
-from forecasting.core.location import ELSEWHERE_KEY
+from forecasting.core.location import ELSEWHERE_KEY, learn_gate
 from forecasting.core.stays import Questions, Stays
 from forecasting.core.whereabouts import Knowledge, Sightings
 from forecasting.engines.neural_training import reproducible
@@ -40,8 +40,10 @@ class Sequence:
         cls, seen: Sightings, moment_s: float, *, settings: Settings | None = None
     ) -> Sequence:
         """Nothing after the moment is looked at."""
-        networks = fit_networks(Lessons.of(seen, moment_s), settings or Settings())
-        return cls(networks, Knowledge.of(seen, moment_s).togetherness)
+        past = seen.until(moment_s)
+        gate = learn_gate(past, moment_s).coefficients
+        networks = fit_networks(Lessons.of(past, moment_s), gate, settings or Settings())
+        return cls(networks, Knowledge.of(past, moment_s).togetherness)
 
     def about(self, seen: Sightings, moment_s: float) -> SequenceModel:
         """See `location_evaluation.Learned`."""

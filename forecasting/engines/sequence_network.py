@@ -2,9 +2,9 @@
 
 An LSTM reads the stays. Whatever is asked then looks back at them by attention, and each place gets
 the attention of its stays (a pointer network, for which places need no names). That is one more
-guess beside those of `forecasting.core.whereabouts`: all are mixed by weights of the context, which
-holds what the LSTM made of the stays. Then each place's share grows or shrinks by a score of how
-often, how lately and by which guesses the person would be there.
+guess beside those of `forecasting.core.whereabouts`. What the LSTM made of the stays corrects the
+weights by which the product mixes them, and each place's share by a score of how often, how lately
+and by which guesses the person would be there. Untrained it says about what the product says.
 
 Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Vinyals, Fortunato & Jaitly
 (2015), "Pointer networks"; Merity et al. (2016), "Pointer sentinel mixture models".
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forecasting.core.location import NEW_PLACE_LOGIT
+from forecasting.core.arrays import FloatArray
 from forecasting.core.stays import (
     GUESS_SCALE,
     LEAST_GUESS,
@@ -26,8 +27,13 @@ from forecasting.core.stays import (
     N_PLACE_FACTS,
     N_STAY_FACTS,
 )
+from forecasting.core.whereabouts import ELSEWHERE, N_CIRCUMSTANCES
 
 DROPOUT = 0.1
+# Before any evidence attention is a rare guess.
+ATTENTION_LOGIT = -3.0
+# Weights that places have a part in: all but that of somewhere new.
+IS_OF_PLACES = [*range(N_GUESSES), N_GUESSES + 1]
 
 
 @dataclass(frozen=True)
@@ -49,29 +55,31 @@ class Batch:
 
 
 class SequenceNetwork(nn.Module):
-    def __init__(self, *, width: int = 32, hidden: int = 64) -> None:
+    """gate : shape (N_CIRCUMSTANCES, n_guesses), the mixture's own weights, which are bettered"""
+
+    def __init__(self, gate: FloatArray, *, width: int = 32, hidden: int = 64) -> None:
         super().__init__()
+        self.register_buffer("gate", torch.from_numpy(gate.astype(np.float32)))
         self.lstm = nn.LSTM(N_STAY_FACTS, width, batch_first=True)
         self.context = nn.Sequential(
             nn.Linear(N_CONTEXT + width, hidden), nn.GELU(), nn.Dropout(DROPOUT)
         )
         self.query = nn.Linear(hidden, width)
         self.key = nn.Linear(N_STAY_FACTS + width, width)
-        # Weights of the guesses, of the attention, and of somewhere new.
+        # In the guesses, somewhere new the last of them, and in the attention.
         self.trust = nn.Linear(hidden, N_GUESSES + 2)
         self.mood = nn.Linear(hidden, hidden)
         self.place = nn.Linear(N_PLACE_FACTS + 1, hidden)
         self.mull = nn.Sequential(nn.GELU(), nn.Dropout(DROPOUT))
         self.score = nn.Linear(hidden, 1)
-        self._trust_all_guesses()
+        self._begin_as_the_mixture()
 
-    def _trust_all_guesses(self) -> None:
-        """Before any evidence a place is as likely as the mean of the guesses has it."""
+    def _begin_as_the_mixture(self) -> None:
         for last in (self.score, self.trust):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         with torch.no_grad():
-            self.trust.bias[-1] = NEW_PLACE_LOGIT
+            self.trust.bias[-1] = ATTENTION_LOGIT
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log probability of each row's place, and of somewhere new for each question."""
@@ -79,11 +87,12 @@ class SequenceNetwork(nn.Module):
         context = self.context(torch.cat([batch.context, last[-1][batch.person]], -1))
         pointed = self._pointed(batch, states, context)
         places = torch.cat([batch.places, pointed[:, None]], -1)
-        weight = self.trust(context).log_softmax(-1)
+        told = (batch.context[:, :N_CIRCUMSTANCES] @ self.gate).log_softmax(-1)
+        weight = nn.functional.pad(told, (0, 1)) + self.trust(context)
         said = torch.cat([batch.places[:, :N_GUESSES], pointed[:, None]], -1) * GUESS_SCALE
-        mixed = torch.logsumexp(weight[batch.case, :-1] + said, -1)
+        mixed = torch.logsumexp(weight[batch.case][:, IS_OF_PLACES] + said, -1)
         mulled = self.mull(self.place(places) + self.mood(context)[batch.case])
-        return log_shares(mixed + self.score(mulled)[:, 0], weight[:, -1], batch.case)
+        return log_shares(mixed + self.score(mulled)[:, 0], weight[:, ELSEWHERE], batch.case)
 
     def _pointed(self, batch: Batch, states: Tensor, context: Tensor) -> Tensor:
         """Log of the attention that each row's place gets, told as guesses are."""

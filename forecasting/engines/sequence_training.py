@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from forecasting.core.arrays import BoolArray, IntArray
+from forecasting.core.arrays import BoolArray, FloatArray, IntArray
 from forecasting.engines.neural_training import reproducible
 from forecasting.engines.sequence_lessons import Lessons
 from forecasting.engines.sequence_network import Batch, SequenceNetwork
@@ -44,24 +44,28 @@ class Settings:
     seed: int = 0
 
 
-def fit_networks(lessons: Lessons, settings: Settings) -> tuple[nn.Module, ...]:
-    """Networks that do best on people they were not trained on; without lessons, what all start
-    from."""
+def fit_networks(lessons: Lessons, gate: FloatArray, settings: Settings) -> tuple[nn.Module, ...]:
+    """Networks that do best on people they were not trained on.
+
+    gate : see `SequenceNetwork`, which all start from, and which they are without lessons
+    """
     people = np.unique(lessons.who)
     random = np.random.default_rng(settings.seed)
     part = random.permutation(len(people)) % settings.parts
     of_ask = part[np.searchsorted(people, lessons.who)]
     return tuple(
-        _fit(lessons, of_ask == member % settings.parts, settings, seed=settings.seed + member)
+        _fit(lessons, gate, of_ask == member % settings.parts, settings, settings.seed + member)
         for member in range(settings.members)
     )
 
 
-def _fit(lessons: Lessons, is_held_back: BoolArray, settings: Settings, *, seed: int) -> nn.Module:
+def _fit(
+    lessons: Lessons, gate: FloatArray, is_held_back: BoolArray, settings: Settings, seed: int
+) -> nn.Module:
     learn, check = np.flatnonzero(~is_held_back), np.flatnonzero(is_held_back)
     random = np.random.default_rng(seed)
     with reproducible(seed):
-        network = SequenceNetwork()
+        network = SequenceNetwork(gate)
         if not len(learn):
             return network.eval()
         steps = min(settings.steps, settings.passes * len(learn) // settings.batch + 1)
