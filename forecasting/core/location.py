@@ -103,7 +103,7 @@ def fit_locations(
         users=users_by_label,
         places=tuple(place_labels.tolist()),
         knowledge=knowledge,
-        gate=_fit_gate(sightings, until_s),
+        gate=learn_gate(sightings, until_s),
         fleet_habit=_fleet_habit(knowledge, len(place_labels)),
         restlessness=fit_restlessness(sightings, knowledge),
         announced=_announced(trips, users_by_label, place_labels, sightings),
@@ -358,10 +358,10 @@ def _no_rows() -> tuple[IntArray, IntArray]:
     return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
 
-def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
+def learn_gate(sightings: Sightings, until_s: float) -> Gate:
     """Ask at earlier moments where people were found afterwards, and fit the weights to that."""
     sightings = sightings.of_some(MOST_PEOPLE)
-    moments = _moments(sightings, until_s)
+    moments = moments_before(sightings, until_s)
     lessons = [_lesson(sightings, each, most=2 * MOST_CASES // len(moments)) for each in moments]
     circumstances, guesses, importance, person = (
         np.concatenate(parts) for parts in zip(*lessons, strict=True)
@@ -376,12 +376,12 @@ def _fit_gate(sightings: Sightings, until_s: float) -> Gate:
     return fit_gate(circumstances, guesses, importance, prior=prior, group=person)
 
 
-def _moments(sightings: Sightings, until_s: float) -> FloatArray:
+def moments_before(sightings: Sightings, until_s: float, *, count: int = LESSONS) -> FloatArray:
     """Earlier moments to learn from, spread over the later part of what was seen."""
     if not len(sightings.at_s):
         return np.array([until_s])
     latest = until_s - HOURS_PER_WEEK * HOUR_S
-    shares = np.linspace(0.35, 1.0, LESSONS)
+    shares = np.linspace(0.35, 1.0, count)
     moments = np.minimum(np.quantile(sightings.at_s, shares), latest)
     moments = moments[moments > sightings.at_s.min()]
     if not len(moments):

@@ -289,7 +289,7 @@ class Knowledge:
         lead_h = np.maximum(at_s - self.until_s, 0.0) / HOUR_S
         gap_h = np.maximum(at_s - self.last_s[user], 0.0) / HOUR_S
         dwell_h = np.maximum(self.last_s[user] - self.since_s[user], 0.0) / HOUR_S
-        gap, dwell = _log_hours(gap_h), _log_hours(dwell_h)
+        gap, dwell = log_hours(gap_h), log_hours(dwell_h)
         # Seen daily in one place for weeks is no ordinary trip, however often trips end.
         settled = 1 - np.exp(-np.maximum(dwell_h / HOURS_PER_WEEK - 1, 0) / 2)
         settled *= np.minimum(self.n_since[user] / SETTLED_HOURS, 1.0)
@@ -299,7 +299,7 @@ class Knowledge:
         known = [
             np.ones(len(user)),
             settled * (1 - here[:, 2]),
-            _log_hours(lead_h),
+            log_hours(lead_h),
             gap,
             gap**2,
             dwell,
@@ -331,7 +331,7 @@ def hour_of_week(wall_s: FloatArray) -> IntArray:
     return hour
 
 
-def _log_hours(hours: FloatArray) -> FloatArray:
+def log_hours(hours: FloatArray) -> FloatArray:
     """Hours on a logarithmic scale on which a week is 1."""
     result: FloatArray = np.log1p(np.minimum(hours, 1e5)) / np.log1p(HOURS_PER_WEEK)
     return result

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from forecasting.core.engines import Engine
+from forecasting.core.location_evaluation import Fit
 from forecasting.errors import EngineUnavailable
 
 
@@ -35,6 +37,11 @@ ENGINES: Mapping[str, Entry] = {
     "transformer": Entry("forecasting.engines.transformer", "Transformer", "torch", "make neural"),
 }
 
+# Those of whereabouts, which say where rather than how much; each learns by its method `learn`.
+LOCATION_ENGINES: Mapping[str, Entry] = {
+    "sequence": Entry("forecasting.engines.sequence", "Sequence", "torch", "make neural"),
+}
+
 
 def installed() -> list[str]:
     """Names of the engines whose packages are there."""
@@ -46,12 +53,22 @@ def load(name: str) -> Engine:
 
     Raises EngineUnavailable for an unknown name, or when its packages are not installed.
     """
-    entry = ENGINES.get(name)
+    engine: Engine = _find(ENGINES, name)()
+    return engine
+
+
+def load_location(name: str) -> Fit:
+    """How an engine of whereabouts learns the ways of a fleet; raises as `load` does."""
+    fit: Fit = _find(LOCATION_ENGINES, name).learn
+    return fit
+
+
+def _find(entries: Mapping[str, Entry], name: str) -> Any:
+    entry = entries.get(name)
     if entry is None:
-        raise EngineUnavailable(f"No engine {name!r}; there are: {', '.join(ENGINES)}.")
+        raise EngineUnavailable(f"No engine {name!r}; there are: {', '.join(entries)}.")
     if not find_spec(entry.package):
         raise EngineUnavailable(
             f"Engine {name!r} needs {entry.package}, which is not installed: {entry.brought_by}"
         )
-    engine: Engine = getattr(import_module(entry.module), entry.name)()
-    return engine
+    return getattr(import_module(entry.module), entry.name)

@@ -25,6 +25,7 @@ from forecasting.core.location_evaluation import (
     Result,
     Scores,
     compare,
+    difference,
     evaluate,
     hold_out,
     score,
@@ -32,6 +33,7 @@ from forecasting.core.location_evaluation import (
 )
 from forecasting.core.location_targets import BANDS
 from forecasting.core.whereabouts import Sightings
+from forecasting.engines import registry
 from forecasting.errors import ForecastingError
 from forecasting.location_traces import READERS, read_locations
 from forecasting.management.commands.evaluate_demand import at_least_one
@@ -59,11 +61,19 @@ class Command(BaseCommand):
             type=share,
             help="ask about this share of the people, and learn how to weigh guesses from the rest",
         )
+        parser.add_argument(
+            "--engine",
+            action="append",
+            default=[],
+            choices=list(registry.LOCATION_ENGINES),
+            help="score this beside the product, and both together; trains for minutes",
+        )
         parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
     def handle(self, *args: Any, data: Path, **options: Any) -> None:
         name = options["format"]
         try:
+            beside = {name: registry.load_location(name) for name in options["engine"]}
             seen = self._read(data, options)
             started = time.perf_counter()
             with _bar("asking", "questions") as bar:
@@ -72,6 +82,7 @@ class Command(BaseCommand):
                     per_person=options["origins"],
                     fits=options["fits"],
                     held_out=hold_out(seen, options["held_out"]) if options["held_out"] else None,
+                    beside=beside,
                     progress=_advance(bar),
                 )
             seconds = time.perf_counter() - started
@@ -79,7 +90,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         scores = score(result)
         self._say(name, result, scores, seconds)
-        behind = self._compare(result, scores)
+        behind = self._compare(result, scores, list(beside))
         if options["json"]:
             detail = {each: asdict(of) for each, of in scores.items()}
             figures = _figures(name, scores[PRODUCT], behind)
@@ -130,16 +141,27 @@ class Command(BaseCommand):
         for name, values in rows.items():
             self.stdout.write(f"{name:<22}" + "".join(f"{each:>11.4f}" for each in values))
 
-    def _compare(self, result: Result, scores: dict[str, Scores]) -> dict[str, Difference]:
+    def _compare(
+        self, result: Result, scores: dict[str, Scores], beside: Sequence[str]
+    ) -> dict[str, Difference]:
         behind = {"all": compare(result, scores)} | {
             name: compare(result, scores, band=band) for band, name in enumerate(BANDS)
         }
-        self.stdout.write("The product's log loss less that of the best baseline:")
+        self._differences("that of the best baseline", behind)
+        for other in beside:
+            self._differences(
+                f"that of {other}",
+                {"all": difference(result, other)}
+                | {name: difference(result, other, band=band) for band, name in enumerate(BANDS)},
+            )
+        return behind
+
+    def _differences(self, what: str, behind: Mapping[str, Difference]) -> None:
+        self.stdout.write(f"The product's log loss less {what}:")
         for name, of in behind.items():
             self.stdout.write(
                 f"  {name:<9} {of.mean:+.4f} (standard error {of.standard_error:.4f}) {of.best}"
             )
-        return behind
 
 
 def share(text: str) -> float:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
-from forecasting.errors import InvalidTrace
+from forecasting.engines import registry
+from forecasting.errors import EngineUnavailable, InvalidTrace
 from forecasting.location_traces import read_locations
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -164,6 +165,18 @@ def test_whereabouts_are_scored_from_the_command_line(tmp_path, capsys):
         call_command("evaluate_locations", data=tmp_path / "absent", format="csv")
     with pytest.raises(CommandError, match=r"share between 0 and 1 is wanted, not '1\.5'"):
         call_command("evaluate_locations", f"--data={file}", "--format=csv", "--held-out=1.5")
+
+
+def test_an_engine_whose_package_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    file = write_table(tmp_path / "seen.csv")
+    arguments = ("evaluate_locations", f"--data={file}", "--format=csv")
+    with pytest.raises(CommandError, match="'sequence' needs torch, which is not installed: make"):
+        call_command(*arguments, "--engine=sequence")
+    with pytest.raises(CommandError, match="invalid choice: 'oracle'"):
+        call_command(*arguments, "--engine=oracle")
+    with pytest.raises(EngineUnavailable, match="No engine 'oracle'; there are: sequence"):
+        registry.load_location("oracle")
 
 
 def test_scoring_needs_no_server_and_no_settings(tmp_path):
