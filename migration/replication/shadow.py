@@ -295,7 +295,8 @@ class Shadow:
     def learn(self, alive: Callable[[], None]) -> Blocks:
         """Hash the whole volume anew, save what was a hole and still is; the superblocks that are
         not as the index had them."""
-        size, wanted = self.layout.super_bytes, self.index.table.any(axis=1)
+        size = self.layout.super_bytes
+        wanted = np.asarray(self.index.table.any(axis=1))
         for start, end in self.volume.data_ranges():
             wanted[start // size : -(-end // size)] = True
         differing = []
