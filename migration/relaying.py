@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -23,13 +24,14 @@ from desktops.core.cloud import Cloud, NotFound, ServerStatus, VolumeStatus
 from desktops.core.exports import VolumeExports
 from desktops.core.hypervisor import Hypervisor
 from desktops.models import Region
-from migration.models import Relay
+from migration.models import Relay, Shadow
 from migration.replication.carrying import MEMORY, PROCESSOR
 from migration.replication.certificates import Authority, expires_at
 from migration.replication.connecting import server_context
 from migration.replication.errors import Refused
 from migration.replication.receiver import Receiver
 from migration.replication.store import Store
+from migration.selectors import LIVE_SHADOW
 from migration.services.carrying import certificate_of
 
 log = logging.getLogger(__name__)
@@ -135,7 +137,24 @@ class RegionRelay:
         """What passes that failed, and machines that have gone on, have left behind."""
         for name in self._store.sweep(self._places.is_wanted):
             log.info("%s: forgot %s", self.region.name, name)
+        for name in sweep_sent(self._folder / "sent", now=timezone.now()):
+            log.info("forgot what was sent to %s", name)
         certify(self._folder, self.region)
+
+
+def sweep_sent(folder: Path, *, now: datetime) -> list[str]:
+    """Forget what the source's end knows of volumes that no pass has gone to for a day, unless
+    they are kept in step. It saves a scan, no more: what is forgotten too soon is asked for."""
+    if not folder.is_dir():
+        return []
+    long_ago = (now - timedelta(days=1)).timestamp()
+    old = [each for each in sorted(folder.iterdir()) if each.stat().st_mtime < long_ago]
+    kept = Shadow.objects.filter(state__in=LIVE_SHADOW, volume_id__in=[one.name for one in old])
+    wanted = set(kept.values_list("volume_id", flat=True))
+    gone = [each for each in old if each.name not in wanted]
+    for each in gone:
+        shutil.rmtree(each, ignore_errors=True)
+    return [each.name for each in gone]
 
 
 @contextlib.contextmanager

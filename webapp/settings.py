@@ -261,6 +261,7 @@ RETENTION_DAYS = {
         "notices": 400,
         "commands": 90,
         "probes": 30,
+        "passes": 30,
         "looks": 400,
     }.items()
 }

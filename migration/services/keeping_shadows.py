@@ -136,7 +136,7 @@ def _bring_up(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
     if one is None:
         if not _can_sync(shadow, cloud):
             return
-        order = _next_order(shadow)
+        order = _next_order(shadow, now)
     else:
         order = _order_again(one, shadow)
     if passes.is_relayed(cloud):
@@ -144,7 +144,7 @@ def _bring_up(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
     else:
         copy = passes.copied(order, cloud=cloud, now=now)
     if copy.state is JobState.DONE:
-        _take_over(shadow, Pass.objects.get(key=order.key), cloud, now)
+        _take_over(shadow, Pass.objects.get(key=order.key), cloud)
     elif copy.state is JobState.FAILED:
         passes.abandon(order, cloud=cloud, now=now)
         _report_failure(shadow, order.key, now)
@@ -176,11 +176,10 @@ def _own_pass(shadow: Shadow) -> Pass | None:
     return None if is_told else one
 
 
-def _next_order(shadow: Shadow) -> passes.Ordered:
-    number = shadow.passes.filter(transition=None).count() + 1
+def _next_order(shadow: Shadow, now: datetime) -> passes.Ordered:
     assert shadow.desktop.region is not None
     return passes.Ordered(
-        key=f"shadow-{shadow.pk}:sync:{number}",
+        key=f"shadow-{shadow.pk}:sync:{now:%Y%m%dT%H%M%S}",
         source_region=shadow.desktop.region,
         source_volume_id=shadow.desktop.volume_id,
         dest_region=shadow.region,
@@ -200,31 +199,22 @@ def _order_again(one: Pass, shadow: Shadow) -> passes.Ordered:
     )
 
 
-def _take_over(shadow: Shadow, one: Pass, cloud: Cloud, now: datetime) -> None:
+def _take_over(shadow: Shadow, one: Pass, cloud: Cloud) -> None:
     """The shadow holds what the pass brought."""
     if shadow.volume_id not in ("", one.dest_volume_id):
         # A cloud without incremental passes has made a new volume in place of this one.
         with suppress(NotFound):
             cloud.delete_volume(shadow.region.name, shadow.volume_id)
     is_news = Q(recovery_point_at=None) | Q(recovery_point_at__lt=one.taken_at)
-    with transaction.atomic():
-        changed = Shadow.objects.filter(is_news, pk=shadow.pk, state__in=LIVE_SHADOW).update(
-            state=Shadow.State.READY,
-            volume_id=one.dest_volume_id,
-            recovery_point_at=one.taken_at,
-            lag_bytes=None if one.makes_volume else one.changed_bytes,
-            sent_bytes=F("sent_bytes") + one.sent_bytes,
-            sync_asked_at=None,
-        )
-        if changed:
-            shadow.refresh_from_db(fields=["state"])
-            report(
-                shadow,
-                "synced",
-                at=now,
-                changed_bytes=one.changed_bytes,
-                sent_bytes=one.sent_bytes,
-            )
+    # No event: the pass itself tells of it, and events are kept for ever.
+    Shadow.objects.filter(is_news, pk=shadow.pk, state__in=LIVE_SHADOW).update(
+        state=Shadow.State.READY,
+        volume_id=one.dest_volume_id,
+        recovery_point_at=one.taken_at,
+        lag_bytes=None if one.makes_volume else one.changed_bytes,
+        sent_bytes=F("sent_bytes") + one.sent_bytes,
+        sync_asked_at=None,
+    )
 
 
 def _report_failure(shadow: Shadow, key: str, now: datetime) -> None:

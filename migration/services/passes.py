@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from celery import current_app
 from django.conf import settings
-from django.db.models import Case, Q, When
+from django.db.models import Case, F, Q, When
 
 from desktops.core.cloud import Cloud, Conflict, JobState, NotFound, VolumeCopy
 from desktops.models import Region
@@ -193,9 +193,13 @@ def abandon(order: Ordered, *, cloud: Cloud, now: datetime) -> None:
 
 
 def own_pass_under_way(shadow: Shadow | None) -> Pass | None:
-    """One that no move has ordered, but the shadow's own schedule."""
-    own = Pass.objects.filter(shadow=shadow, transition=None, state__in=OPEN)
-    return own.first() if shadow else None
+    """One that no move has ordered, but the shadow's own schedule; or whose result the shadow's row
+    does not tell yet."""
+    if shadow is None:
+        return None
+    is_news = Q(shadow__recovery_point_at=None) | Q(taken_at__gt=F("shadow__recovery_point_at"))
+    is_at_it = Q(state__in=OPEN) | (Q(state=Pass.State.DONE) & is_news)
+    return Pass.objects.filter(is_at_it, shadow=shadow, transition=None).first()
 
 
 def has_gone_on(transition: Transition) -> bool:

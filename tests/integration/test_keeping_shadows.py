@@ -3,9 +3,11 @@ let go; and on rows alone: who may ask for what, and what is cleared up."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +22,15 @@ from desktops.services.inventory import sync_inventory
 from migration.core.machine import State
 from migration.errors import NotPossible
 from migration.models import Pass, Shadow, ShadowTest, Transition
+from migration.relaying import sweep_sent
 from migration.services import shadows
 from migration.services.decisions import approve_recommendation
 from migration.services.entering import open_shadow
 from migration.services.keeping_shadows import keep_shadows
+from migration.services.retention import enforce_retention
 from tests.support.driving import drive_to
 from tests.support.fleet import Fleet, make_fleet
-from tests.support.rows import Rows, make_rows
+from tests.support.rows import Rows, add_pass, make_rows
 from tests.support.simulator import SimulatorProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -94,11 +98,6 @@ def test_a_new_shadow_is_seeded_and_then_brought_up_to_date_when_it_is_due(
     assert again.volume_id == shadow.volume_id
     assert again.sent_bytes == seed.sent_bytes + step.sent_bytes
     assert again.lag_bytes == step.changed_bytes
-    told = Event.objects.filter(kind="shadow.synced", object_id=str(shadow.pk))
-    assert [event.payload["sent_bytes"] for event in told.order_by("seq")] == [
-        seed.sent_bytes,
-        step.sent_bytes,
-    ]
 
 
 def test_a_paused_shadow_is_left_alone_until_it_is_resumed_or_asked_for(
@@ -140,6 +139,8 @@ def test_one_that_is_released_while_it_is_seeded_leaves_nothing(
     assert shadow.passes.get().state == Pass.State.RUNNING
     ask(shadows.release_shadow, shadow, fleet)
     keep_until(lambda: fresh(shadow).state == Shadow.State.RELEASED)
+    told = Event.objects.filter(object_type="shadow", object_id=str(shadow.pk)).order_by("seq")
+    assert [event.kind for event in told] == ["shadow.release_asked", "shadow.released"]
     assert shadow.passes.get().state == Pass.State.ABANDONED
     assert simulated.cloud().inventory("west").volumes == ()
 
@@ -229,7 +230,7 @@ def test_a_pass_that_fails_is_told_of_and_made_again_only_when_due(
     shadow = seeded(a_shadow(fleet, simulated))
     now = later(301)
     Pass.objects.create(
-        key=f"shadow-{shadow.pk}:sync:2",
+        key=f"shadow-{shadow.pk}:sync:then",
         state=Pass.State.FAILED,
         shadow=shadow,
         source_region=fleet.east,
@@ -362,3 +363,32 @@ def test_a_move_that_takes_a_shadow_finds_none_that_is_let_go(rows: Rows) -> Non
         open_shadow(move, now=timezone.now())
     move.refresh_from_db()
     assert move.shadow_id not in (None, old.pk)
+
+
+def test_old_passes_go_but_for_the_newest_to_each_volume(rows: Rows) -> None:
+    shadow = rows.add_people(1)[0].shadows.get()
+    now = timezone.now()
+    for n, days in enumerate((90, 60, 40, 2)):
+        at = now - timedelta(days=days)
+        add_pass(
+            shadow, n, key=f"p{n}", created_at=at, finished_at=at, cleaned_at=at, dest_volume_id="v"
+        )
+    old = now - timedelta(days=90)
+    add_pass(
+        shadow, 9, key="lone", created_at=old, finished_at=old, cleaned_at=old, dest_volume_id="w"
+    )
+    enforce_retention(wall=now)
+    assert set(shadow.passes.values_list("key", flat=True)) == {"p3", "lone"}
+
+
+def test_what_was_sent_is_forgotten_once_nothing_is_sent_any_more(
+    rows: Rows, tmp_path: Path
+) -> None:
+    Shadow.objects.filter(pk=rows.add_people(1)[0].shadows.get().pk).update(volume_id="kept")
+    for name in ("kept", "gone", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index").write_bytes(b"")
+    for name in ("kept", "gone"):
+        os.utime(tmp_path / name, (0, 0))
+    assert sweep_sent(tmp_path, now=timezone.now()) == ["gone"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "new"]
