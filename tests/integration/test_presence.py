@@ -430,7 +430,13 @@ def test_a_token_opens_nothing_but_what_its_scopes_name(rows: Rows) -> None:
         "/admin/jsi18n/",
         "/api/v1/agent/enrol/",  # asks for another token, in its body
     }
-    opened = ("/api/v1/presence/", "/api/v1/notices/", "/api/v1/person", "/api/v1/people/", "/api/v1/round-trips/")
+    opened = (
+        "/api/v1/presence/",
+        "/api/v1/notices/",
+        "/api/v1/person",
+        "/api/v1/people/",
+        "/api/v1/round-trips/",
+    )
     tried = 0
     for pattern in sorted(set(_addresses(get_resolver().url_patterns))):
         address = pattern.replace("^", "").replace("$", "").replace("\\", "").replace(r"\Z", "")
