@@ -14,9 +14,11 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 # No linear algebra is done here: its threads would only take time to start and to wait.
@@ -51,19 +53,44 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> int:
     context = server_context(options.certificates) if options.certificates else None
     store = Store(options.folder, dict(options.volume).get)
+    exports = None
+    if options.exports:
+        # Loaded where it is needed only: an end starts for every pass.
+        from migration.replication.filling import Exports
+        from migration.replication.nbd_server import NbdServer
+
+        exports = Exports(store)
+        server = NbdServer(exports, _unix_listener(options.exports))
+        threading.Thread(target=server.serve, daemon=True).start()
     listener = socket.create_server(options.listen)
     host, port = listener.getsockname()[:2]
     print(f"listening on {host}:{port}", flush=True)
-    Receiver(store, listener, context).serve()
+    Receiver(store, listener, context, exports).serve()
     return 0
+
+
+def _unix_listener(path: Path) -> socket.socket:
+    """Only for this user's processes."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen()
+    return listener
 
 
 def _send(options: argparse.Namespace) -> int:
     pace = Pace(options.limit_mbit * MBIT) if options.limit_mbit else None
+    connect = partial(connected, *options.to, certificates=options.certificates, name=options.peer)
     request = Request(
         options.name,
         options.cache / options.name,
-        mode=DIRECT if options.direct else STAGED,
+        mode=DIRECT if options.direct or options.started else STAGED,
+        reads=connect if options.started else None,
+        is_promoted=options.started,
         base=options.base,
         first=_ranges(options.first) if options.first else (),
         effort=options.effort,
@@ -71,9 +98,7 @@ def _send(options: argparse.Namespace) -> int:
     )
     with (
         open_volume(options.source, bitmap=getattr(options, "bitmap", None)) as source,
-        connected(
-            *options.to, certificates=options.certificates, name=options.peer, pace=pace
-        ) as channel,
+        connect(pace=pace) as channel,
     ):
         request = replace(request, changes=_changes(options, source))
         report = send(source, channel, request, progress=_teller(options.json))
@@ -190,6 +215,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help="file, device or NBD export of one shadow; others are files in their folder",
     )
+    serve.add_argument(
+        "--exports",
+        type=Path,
+        metavar="SOCKET",
+        help="where machines read what they run on, as nbd+unix:///NAME?socket=SOCKET",
+    )
     serve.set_defaults(run=_serve)
 
     for name, run, about in (
@@ -226,6 +257,11 @@ def _add_sending(command: argparse.ArgumentParser) -> None:
     command.add_argument("--changes", type=Path, help="JSON ranges outside which nothing changed")
     command.add_argument("--bitmap", help="of QEMU: send what it says is dirty")
     command.add_argument("--first", type=Path, help="JSON ranges to send before the rest")
+    command.add_argument(
+        "--started",
+        action="store_true",
+        help="a machine runs on the shadow already: answer what it reads before it has come",
+    )
     command.add_argument("--effort", choices=EFFORTS, help="of compression; else by the link")
     command.add_argument("--limit-mbit", type=float, help="megabits a second")
     command.add_argument("--live", action="store_true", help="the volume is being written to")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import socket
 import ssl
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from migration.replication.errors import Interrupted, ProtocolBroken, Refused, R
 from migration.replication.frames import Blocks, Frame
 from migration.replication.index import Digests, Layout
 from migration.replication.shadow import DIRECT, STAGED, Pass, Shadow
-from migration.replication.store import Store
+from migration.replication.store import Store, check_name
 from migration.replication.wire import PROTOCOL, Channel, Inflater, Kind, from_json, numbers_of
 
+if TYPE_CHECKING:  # most receivers start without, and their start-up counts
+    from migration.replication.filling import Exports, Filling
+
 log = logging.getLogger(__name__)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Settled, hence acknowledged, at least so often: what an interruption may cost to send again.
 WINDOW_BYTES = 32 << 20
 LIST_BYTES = 4 << 20
@@ -32,12 +34,18 @@ class Receiver:
     """Listens, one thread for each connection.
 
     context : of mutual TLS; None only where the network is trusted, as between two processes
+    exports : where machines read volumes that are not complete yet; None: they wait until they are
     """
 
     def __init__(
-        self, store: Store, listener: socket.socket, context: ssl.SSLContext | None = None
+        self,
+        store: Store,
+        listener: socket.socket,
+        context: ssl.SSLContext | None = None,
+        exports: Exports | None = None,
     ) -> None:
         self._store, self._listener, self._context = store, listener, context
+        self._exports = exports
 
     def serve(self) -> None:
         """Until the listener is closed."""
@@ -58,13 +66,13 @@ class Receiver:
             log.warning("Refused a connection of %s: %s", peer, error)
             connection.close()
             return
-        attend(Channel(connection), self._store)
+        attend(Channel(connection), self._store, self._exports)
 
 
-def attend(channel: Channel, store: Store) -> None:
+def attend(channel: Channel, store: Store, exports: Exports | None = None) -> None:
     """Serve one connection to its end; an error is told to the other end."""
     try:
-        Session(channel, store).run()
+        Session(channel, store, exports).run()
     except ReplicationError as error:
         log.warning("%s", error)
         _tell(channel, error)
@@ -81,17 +89,21 @@ def _tell(channel: Channel, error: ReplicationError) -> None:
 
 
 class Session:
-    def __init__(self, channel: Channel, store: Store) -> None:
-        self._channel, self._store = channel, store
+    def __init__(self, channel: Channel, store: Store, exports: Exports | None) -> None:
+        self._channel, self._store, self._exports = channel, store, exports
         self._shadow: Shadow | None = None
+        self._filling: Filling | None = None
 
     def run(self) -> None:
         try:
             while True:
                 kind, body = self._channel.receive_next(
-                    Kind.HELLO, Kind.ASK_DIGESTS, Kind.DEMOTE, Kind.BYE
+                    Kind.HELLO, Kind.ASK_DIGESTS, Kind.DEMOTE, Kind.OFFER, Kind.BYE
                 )
                 if kind is Kind.BYE:
+                    return
+                if kind is Kind.OFFER:
+                    self._need_exports().filling(_name_in(body)).fetch_over(self._channel)
                     return
                 if kind is Kind.ASK_DIGESTS:
                     self._tell_digests(body)
@@ -127,6 +139,8 @@ class Session:
                 self._channel.send(Kind.PAGES, pages)
             elif kind in (Kind.STREAM, Kind.FRAME, Kind.CHECK):
                 incoming.take(kind, body)
+            elif kind in (Kind.HELD, Kind.HELD_BLOCKS):
+                self._hold(shadow, kind, body)
             elif kind is Kind.COMMIT:
                 if self._commit(shadow, incoming, from_json(body)):
                     self._close()
@@ -156,8 +170,12 @@ class Session:
             )
         if mode not in (STAGED, DIRECT):
             raise ProtocolBroken(f"There is no mode {mode!r}.")
+        is_read = bool(hello.get("is_read"))
+        if is_read and mode != DIRECT:
+            raise ProtocolBroken("What a staged pass brings cannot be read before it ends.")
+        exports = self._need_exports() if is_read else None
         for each in (name,) if base is None else (name, base):
-            _check_name(each)
+            check_name(each)
         layout.check()
         shadow = self._shadow = self._store.open_or_create(
             name, layout, base, self._channel.keep_alive
@@ -166,6 +184,7 @@ class Session:
         shadow.make_ready(layout, self._channel.keep_alive)
         is_resuming = shadow.is_passing
         under_way = shadow.begin(mode)
+        self._filling = exports.begin(name, shadow) if exports else None
         self._channel.send_json(
             Kind.WELCOME,
             protocol=PROTOCOL,
@@ -182,12 +201,33 @@ class Session:
             self._channel.send(Kind.STAGED, blocks.astype("<u4").tobytes() + digests.tobytes())
         self._channel.send(Kind.STAGED)
 
+    def _need_exports(self) -> Exports:
+        if self._exports is None:
+            raise Refused("No machine here reads what is not complete: this end has no exports.")
+        return self._exports
+
+    def _hold(self, shadow: Shadow, kind: Kind, body: memoryview) -> None:
+        if self._filling is None:
+            raise ProtocolBroken(f"The source sent {kind.name} of what nobody reads yet.")
+        of_supers = kind is Kind.HELD
+        n = len(body) // 20
+        numbers = numbers_of(
+            body[: 4 * n], shadow.layout.n_supers if of_supers else shadow.layout.n_blocks
+        )
+        digests = np.frombuffer(body[4 * n :], dtype=np.uint64).reshape(-1, 2)
+        if len(digests) != n:
+            raise ProtocolBroken(f"{kind.name} names more or fewer places than hashes.")
+        hold = self._filling.hold_supers if of_supers else self._filling.hold_blocks
+        hold(shadow, numbers, digests)
+
     def _commit(self, shadow: Shadow, incoming: _Incoming, request: dict[str, object]) -> bool:
         wanted = incoming.wanted()
         if len(wanted):
             incoming.settle()
             self._channel.send(Kind.WANTED, wanted.astype("<u4").tobytes())
             return False
+        if self._filling and not request.get("promote"):
+            raise ProtocolBroken("A machine runs on this volume: it can only be promoted.")
         make = shadow.promote if request.get("promote") else shadow.commit
         damaged = make(
             incoming.supers,
@@ -200,6 +240,9 @@ class Session:
             log.error("%s: superblocks %s hold other than was sent", shadow.volume.name, damaged)
             self._channel.send(Kind.DAMAGED, damaged.astype("<u4").tobytes())
             return False
+        if self._filling:
+            self._filling.end()
+            self._filling = None
         self._channel.send_json(
             Kind.COMMITTED, generation=shadow.point.generation, root=shadow.root()
         )
@@ -209,7 +252,10 @@ class Session:
 
     def _demote(self, body: memoryview) -> None:
         """What is not known here has nothing to forget."""
-        if self._store.knows(_name_in(body)):
+        name = _name_in(body)
+        if self._exports:
+            self._exports.forget(name)
+        if self._store.knows(name):
             self._open(body).demote()
             self._close()
         self._channel.send(Kind.DEMOTED)
@@ -319,10 +365,5 @@ def _need_unpromoted(shadow: Shadow) -> None:
 
 def _name_in(body: memoryview) -> str:
     name = str(from_json(body).get("volume"))
-    _check_name(name)
+    check_name(name)
     return name
-
-
-def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise Refused(f"{name!r} cannot be the name of a shadow.")

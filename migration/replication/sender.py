@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +19,20 @@ import zstandard
 
 from migration.replication.contents import ContentPlaces
 from migration.replication.draft import Draft
-from migration.replication.errors import Corrupted, ProtocolBroken, VolumeFailed
+from migration.replication.errors import Corrupted, ProtocolBroken, Refused, VolumeFailed
 from migration.replication.frames import Frame
 from migration.replication.index import BlockIndex, Digests, Hasher, Layout
 from migration.replication.pacing import EFFORTS, effort_for
-from migration.replication.shadow import STAGED, root_of
+from migration.replication.reading import Reads, reads_answered
+from migration.replication.shadow import DIRECT, STAGED, root_of
 from migration.replication.volume import MappedVolume, Volume
 from migration.replication.wire import PROTOCOL, Channel, Kind, from_json, numbers_of
 
 Blocks = npt.NDArray[np.int64]
 FRAME_BYTES = 4 << 20
+# Somebody may wait for these.
+HOT_FRAME_BYTES = 1 << 20
+HELD_AT_ONCE = 64
 # Sent and not yet known to outlive a crash of the destination.
 MOST_UNSTORED_BYTES = 96 << 20
 FRAMES_AHEAD = 2
@@ -68,7 +73,10 @@ class Request:
     base : a shadow to begin a new one with
     changes : ranges (start, end) in bytes outside which nothing changed since the shadow's
         recovery point; None where nobody kept a record
-    first : ranges to send before the rest
+    first : ranges to send before the rest, in this order: what a machine reads as it starts
+    reads : opens another channel to the receiver: a machine runs on the shadow already, and what
+        it reads before that has come is asked for there. The pass must be direct, of a volume that
+        stands still, and promotes.
     effort : of pacing.EFFORTS, None to choose by the link
     is_consistent : the volume stands still while it is read
     is_promoted : a machine will be started on the shadow, which takes no more passes until `demote`
@@ -80,12 +88,21 @@ class Request:
     base: str | None = None
     changes: Iterable[tuple[int, int]] | None = None
     first: Iterable[tuple[int, int]] = ()
+    reads: Callable[[], AbstractContextManager[Channel]] | None = None
     effort: str | None = None
     is_consistent: bool = True
     is_promoted: bool = False
     taken_at: datetime | None = None
     block_bytes: int = 4096
     blocks_per_super: int = 256
+
+    def check(self) -> None:
+        """Raises Refused for what cannot go together."""
+        if self.reads and not (self.mode == DIRECT and self.is_consistent and self.is_promoted):
+            raise Refused(
+                f"{self.volume}: a machine can read what is missing only in a direct pass, of a "
+                "volume that stands still, that promotes the shadow."
+            )
 
 
 @dataclass(frozen=True)
@@ -122,12 +139,14 @@ def send(
     """
     layout = Layout(source.size, request.block_bytes, request.blocks_per_super)
     layout.check()
+    request.check()
     channel.send_json(
         Kind.HELLO,
         protocol=PROTOCOL,
         volume=request.volume,
         mode=request.mode,
         base=request.base,
+        is_read=request.reads is not None,
         size=layout.size,
         block_bytes=layout.block_bytes,
         blocks_per_super=layout.blocks_per_super,
@@ -141,11 +160,12 @@ def send(
         index, is_complete = cache.index(generation), True
         if index is None:
             index, is_complete = _learn(source, channel, cache, layout, seed), False
-        sending = _Sending(source, channel, request, index, cache.places(), progress)
-        try:
-            return sending.run(staged, is_map_enough=is_complete)
-        finally:
-            sending.close()
+        with reads_answered(request.reads, request.volume, source, layout) as reads:
+            sending = _Sending(source, channel, request, index, cache.places(), reads, progress)
+            try:
+                return sending.run(staged, is_map_enough=is_complete)
+            finally:
+                sending.close()
     finally:
         cache.close()
 
@@ -255,10 +275,26 @@ class _Counts:
     to_scan: int = 0
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A frame, and what is said once it is sent."""
+
+    frame: Frame
+    says: list[tuple[Kind, bytes]]
+
+
+def _said(numbers: Blocks, digests: Digests) -> bytes:
+    return numbers.astype("<u4").tobytes() + digests.tobytes()
+
+
 @dataclass
 class _Assembly:
-    """A frame being put together."""
+    """A frame being put together.
 
+    is_read : say what the destination holds once it has the frame
+    """
+
+    is_read: bool = False
     zero: list[Blocks] = field(default_factory=list)
     copy: list[tuple[Blocks, Blocks]] = field(default_factory=list)
     data_to: list[Blocks] = field(default_factory=list)
@@ -266,8 +302,34 @@ class _Assembly:
     same: list[tuple[Blocks, Blocks]] = field(default_factory=list)
     data_bytes: int = 0
     n_blocks: int = 0
+    held: list[tuple[int, Digests]] = field(default_factory=list)
+    held_blocks: list[tuple[Blocks, Digests]] = field(default_factory=list)
 
-    def frame(self) -> Frame:
+    @property
+    def is_full(self) -> bool:
+        return (
+            self.data_bytes >= FRAME_BYTES
+            or self.n_blocks >= FRAME_BYTES // 64
+            or len(self.held) >= HELD_AT_ONCE
+        )
+
+    def hold(self, number: int, digest: Digests) -> None:
+        if self.is_read:
+            self.held.append((number, digest))
+
+    def piece(self) -> _Piece:
+        says = []
+        if self.held:
+            numbers, digests = zip(*self.held, strict=True)
+            says.append((Kind.HELD, _said(np.array(numbers), np.stack(digests))))
+        if self.held_blocks:
+            blocks, of_blocks = (
+                np.concatenate(part) for part in zip(*self.held_blocks, strict=True)
+            )
+            says.append((Kind.HELD_BLOCKS, _said(blocks, of_blocks)))
+        return _Piece(self._frame(), says)
+
+    def _frame(self) -> Frame:
         def joined(parts: list[Blocks]) -> Blocks:
             return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
@@ -286,8 +348,10 @@ class _Sending:
         request: Request,
         index: BlockIndex,
         places: ContentPlaces,
+        reads: Reads | None,
         progress: Callable[[Progress], None],
     ) -> None:
+        self._reads = reads
         self._source, self._channel, self._request = source, channel, request
         self._layout = index.layout
         self._hasher = Hasher(index.layout, index.header.seed)
@@ -301,7 +365,11 @@ class _Sending:
 
     def run(self, staged: list[tuple[Blocks, Digests]], *, is_map_enough: bool) -> Report:
         self._take_up(staged)
-        self._pump(self._frames(self._supers(is_map_enough), forced=None))
+        supers = self._supers(is_map_enough)
+        if self._reads:
+            self._say_held(supers)
+        self._pump(self._hot_pieces(supers))
+        self._pump(self._pieces(supers, forced=None))
         answer = self._commit()
         self._draft.commit(int(answer["generation"]))
         if answer["root"] != root_of(self._draft.index):
@@ -350,20 +418,51 @@ class _Sending:
         for start, end in ranges:
             wanted[start // per_super : -(-end // per_super)] = True
         wanted[self._draft.touched()] = True
-        is_first = np.zeros(self._layout.n_supers, dtype=bool)
-        for start, end in self._request.first:
-            is_first[start // per_super : -(-end // per_super)] = True
         self._counts.to_scan = int(wanted.sum()) * per_super
-        return np.concatenate(
-            [np.flatnonzero(wanted & is_first), np.flatnonzero(wanted & ~is_first)]
-        )
+        return np.flatnonzero(wanted)
 
-    def _frames(self, supers: Blocks, *, forced: set[int] | None) -> Iterator[Frame]:
+    def _hot(self, supers: Blocks) -> dict[int, Blocks]:
+        """Blocks within their superblock that go before the rest, in the order of their first."""
+        size, per_super = self._layout.block_bytes, self._layout.blocks_per_super
+        is_wanted = np.zeros(self._layout.n_supers, dtype=bool)
+        is_wanted[supers] = True
+        hot: dict[int, list[Blocks]] = {}
+        for start, end in self._request.first:
+            blocks = np.arange(start // size, min(-(-end // size), self._layout.n_blocks))
+            for number in np.unique(blocks // per_super).tolist():
+                if is_wanted[number]:
+                    within = blocks[blocks // per_super == number] % per_super
+                    hot.setdefault(number, []).append(within)
+        return {number: np.unique(np.concatenate(parts)) for number, parts in hot.items()}
+
+    def _say_held(self, supers: Blocks) -> None:
+        """Of all but these it is known what the destination holds."""
+        is_known = np.ones(self._layout.n_supers, dtype=bool)
+        is_known[supers] = False
+        known = np.flatnonzero(is_known)
+        for at in range(0, len(known), PAGES_AT_ONCE):
+            some = known[at : at + PAGES_AT_ONCE]
+            self._channel.send(Kind.HELD, _said(some, self._draft.index.table[some]))
+
+    def _hot_pieces(self, supers: Blocks) -> Iterator[_Piece]:
+        content = memoryview(bytearray(self._layout.super_bytes))
+        assembly = _Assembly(self._reads is not None)
+        for number, within in self._hot(supers).items():
+            self._source.read_into(content, number * self._layout.super_bytes)
+            self._add(assembly, number, content, None, only=within)
+            if assembly.data_bytes >= HOT_FRAME_BYTES:
+                yield assembly.piece()
+                assembly = _Assembly(self._reads is not None)
+        if assembly.n_blocks:
+            yield assembly.piece()
+
+    def _pieces(self, supers: Blocks, *, forced: set[int] | None) -> Iterator[_Piece]:
         """forced : blocks to send as data whatever they hold; then nothing else is compared"""
         content = memoryview(bytearray(self._layout.super_bytes))
-        assembly = _Assembly()
+        assembly = _Assembly(self._reads is not None)
         for number in supers.tolist():
             if forced is None and self._is_as_known(number):
+                assembly.hold(number, self._draft.index.table[number])
                 self._counts.scanned += len(content)
                 continue
             self._source.read_into(content, number * self._layout.super_bytes)
@@ -373,12 +472,13 @@ class _Sending:
                 self._add_forced(assembly, number, content, digest, forced)
             elif not is_known or self._draft.is_touched(number):
                 self._add(assembly, number, content, digest)
+            assembly.hold(number, digest)
             self._counts.scanned += len(content)
-            if assembly.data_bytes >= FRAME_BYTES or assembly.n_blocks >= FRAME_BYTES // 64:
-                yield assembly.frame()
-                assembly = _Assembly()
-        if assembly.n_blocks:
-            yield assembly.frame()
+            if assembly.is_full:
+                yield assembly.piece()
+                assembly = _Assembly(self._reads is not None)
+        if assembly.n_blocks or assembly.held:
+            yield assembly.piece()
 
     def _is_as_known(self, number: int) -> bool:
         """Whether a superblock of what is mapped can be passed over without reading it out."""
@@ -390,9 +490,24 @@ class _Sending:
             return False
         return bool((self._hasher.superblock(view) == self._draft.index.table[number]).all())
 
-    def _add(self, assembly: _Assembly, number: int, content: memoryview, digest: Digests) -> None:
+    def _add(
+        self,
+        assembly: _Assembly,
+        number: int,
+        content: memoryview,
+        digest: Digests | None,
+        *,
+        only: Blocks | None = None,
+    ) -> None:
+        """only : blocks within the superblock; the rest is looked at later, and `digest` with it"""
         page, first = self._hasher.blocks(content), number * self._layout.blocks_per_super
-        changed = np.flatnonzero((page != self._draft.page(number)).any(axis=1))
+        known = self._draft.page(number)
+        if only is not None:
+            if assembly.is_read:
+                assembly.held_blocks.append((first + only, page[only]))
+            rest = np.setdiff1d(np.arange(len(page)), only)
+            page[rest] = known[rest]
+        changed = np.flatnonzero((page != known).any(axis=1))
         is_zero = ~page[changed].any(axis=1)
         zero, changed = changed[is_zero], changed[~is_zero]
         digests = page[changed]
@@ -446,16 +561,16 @@ class _Sending:
         assembly.data += [bytes(content[at * size : (at + 1) * size]) for at in within.tolist()]
         assembly.data_bytes += len(within) * size
 
-    def _pump(self, frames: Iterator[Frame]) -> None:
+    def _pump(self, pieces: Iterator[_Piece]) -> None:
         """Look for changes in one thread, compress and send in another."""
-        ahead: queue.Queue[Frame | BaseException | None] = queue.Queue(FRAMES_AHEAD)
+        ahead: queue.Queue[_Piece | BaseException | None] = queue.Queue(FRAMES_AHEAD)
         is_over = threading.Event()
 
         def look() -> None:
             last: BaseException | None = None
             try:
-                for frame in frames:
-                    if not _put(ahead, frame, is_over):
+                for piece in pieces:
+                    if not _put(ahead, piece, is_over):
                         return
             except BaseException as error:
                 last = error
@@ -467,15 +582,20 @@ class _Sending:
             while (item := self._next(ahead)) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                self._stream.send(item.encode())
+                if self._reads:
+                    self._reads.yield_to()
+                if item.frame.n_blocks:
+                    self._stream.send(item.frame.encode())
+                for kind, body in item.says:
+                    self._channel.send(kind, body)
                 self._tell("sending")
         finally:
             is_over.set()
             thread.join()
 
     def _next(
-        self, ahead: queue.Queue[Frame | BaseException | None]
-    ) -> Frame | BaseException | None:
+        self, ahead: queue.Queue[_Piece | BaseException | None]
+    ) -> _Piece | BaseException | None:
         while True:
             try:
                 return ahead.get(timeout=TELL_EVERY_S)
@@ -504,7 +624,7 @@ class _Sending:
             else:
                 supers = numbers
                 forced = {n * per_super + k for n in supers.tolist() for k in range(per_super)}
-            self._pump(self._frames(supers, forced=forced))
+            self._pump(self._pieces(supers, forced=forced))
         raise Corrupted(
             f"{self._request.volume}: the destination still does not hold what was sent after "
             f"{ROUNDS} attempts. Its disk, or its memory, changes what is written."
@@ -522,8 +642,7 @@ class _Sending:
         touched = self._draft.touched()
         for at in range(0, len(touched), PAGES_AT_ONCE):
             some = touched[at : at + PAGES_AT_ONCE]
-            body = some.astype("<u4").tobytes() + self._draft.digests(some).tobytes()
-            self._channel.send(Kind.CHECK, body)
+            self._channel.send(Kind.CHECK, _said(some, self._draft.digests(some)))
 
     def _tell(self, phase: str, *, always: bool = False) -> None:
         now = time.monotonic()

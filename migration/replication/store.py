@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from migration.replication.shadow import Shadow, locked
 from migration.replication.volume import copy_range, made_volume, open_volume
 
 COPY_BYTES = 16 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Store:
@@ -30,6 +32,17 @@ class Store:
 
     def knows(self, name: str) -> bool:
         return (self._folder / name / "shadow.json").exists()
+
+    def folder_of(self, name: str) -> Path:
+        return self._folder / name
+
+    def promoted_volume(self, name: str) -> str:
+        """Where the volume is on which a machine runs. Raises Refused for any other shadow."""
+        if self.knows(name):
+            facts = json.loads((self._folder / name / "shadow.json").read_text())
+            if facts.get("is_promoted"):
+                return str(facts["volume"])
+        raise Refused(f"No machine was started on {name} here.")
 
     def open(self, name: str) -> Shadow:
         return Shadow.open(self._folder / name)
@@ -87,3 +100,8 @@ class Store:
                         start += copy_range(source, target, start, n)
         finally:
             os.close(lock)
+
+
+def check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise Refused(f"{name!r} cannot be the name of a shadow.")

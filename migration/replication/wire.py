@@ -8,7 +8,9 @@ says what each kind holds.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
 import ssl
 import struct
@@ -76,6 +78,11 @@ class Kind(IntEnum):
     FACTS = 23  # JSON: recovery point and size of a shadow
     DEMOTE = 24  # JSON: nothing runs on this volume any more; it is a shadow again
     DEMOTED = 25
+    OFFER = 26  # JSON: what a machine reads of this volume, and is missing, can be asked for here
+    FETCH = 27  # first block, number of blocks (4 bytes each); none when nothing is missing
+    FETCHED = 28  # their content, zstd
+    HELD = 29  # superblocks that hold, by now: numbers (4 bytes each), then their hashes
+    HELD_BLOCKS = 30  # likewise, of blocks
 
 
 class Channel:
@@ -134,6 +141,21 @@ class Channel:
         """To be called now and then while one does something long."""
         if time.monotonic() - self._last_sent > NEWS_EVERY_S:
             self.send(Kind.NEWS)
+
+    def wait(self, other: int) -> bool:
+        """True once there is something to receive, False once file descriptor `other` is ready."""
+        if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
+            return True
+        poll = select.poll()
+        for each in (self._connection.fileno(), other):
+            poll.register(each, select.POLLIN)
+        ready = {file for file, _ in poll.poll()}
+        return self._connection.fileno() in ready
+
+    def abort(self) -> None:
+        """Whoever waits for the other end waits no longer; from another thread."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def receive_next(self, *expected: Kind) -> tuple[Kind, memoryview]:
         """As `receive`, between passes: however long the other end takes, if it is there."""

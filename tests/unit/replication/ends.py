@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+from migration.replication.filling import Exports
 from migration.replication.receiver import attend
 from migration.replication.sender import Report, Request, demote, send
 from migration.replication.store import Store
@@ -23,6 +24,7 @@ class Ends:
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, Store(folder / "store")
         self.source = folder / "source"
+        self.exports = Exports(self.store, wait_s=5)
 
     def write_source(self, content: bytes) -> None:
         self.source.write_bytes(content)
@@ -51,15 +53,20 @@ class Ends:
     def demote(self) -> None:
         self._over(partial(demote, volume="desk"), None)
 
-    def _over(self, act, hurt):
+    @contextmanager
+    def connected(self, hurt=None) -> Iterator[Channel]:
         ours, theirs = socket.socketpair()
-        thread = threading.Thread(target=attend, args=(Channel(theirs), self.store))
+        thread = threading.Thread(target=attend, args=(Channel(theirs), self.store, self.exports))
         thread.start()
         try:
-            return act(Channel(hurt(ours) if hurt else ours))
+            yield Channel(hurt(ours) if hurt else ours)
         finally:
             ours.close()
             thread.join()
+
+    def _over(self, act, hurt):
+        with self.connected(hurt) as channel:
+            return act(channel)
 
     def held(self, name: str = "desk") -> bytes:
         return (self.folder / "store" / name / "volume").read_bytes()
