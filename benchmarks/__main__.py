@@ -10,32 +10,26 @@ from pathlib import Path
 
 from benchmarks.figures import Figures, Goal, measure, report
 
-HELPERS = {
-    "__main__",
-    "clone",
-    "excess",
-    "figures",
-    "fleet_read",
-    "fleets",
-    "known_whereabouts",
-    "peers",
-    "servers",
-    "settling",
-    "soak",
-}
+HERE = Path(__file__).parent
+
+
+def known() -> set[str]:
+    """The modules here that measure something; the others help them."""
+    names = (module.name for module in pkgutil.iter_modules([str(HERE)]))
+    return {name for name in names if "\nGOALS: " in (HERE / f"{name}.py").read_text()}
 
 
 def main() -> None:
-    known = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - HELPERS
+    names = known()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(sorted(known)))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(sorted(names)))
     options = parser.parse_args()
-    if unknown := set(options.names) - known:
+    if unknown := set(options.names) - names:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     figures: Figures = {}
     goals: dict[str, Goal] = {}
-    for name in sorted(options.names or known):
+    for name in sorted(options.names or names):
         print(f"== {name}", flush=True)
         module = import_module(f"benchmarks.{name}")
         measured = measure(module)

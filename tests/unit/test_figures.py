@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 import pytest
 
+from benchmarks.__main__ import known
 from benchmarks.figures import Figures, NotMeasured, is_reached, measure, report
 
 
@@ -32,3 +34,10 @@ def test_what_cannot_be_measured_is_absent(capsys: pytest.CaptureFixture[str]) -
     module.run = run  # type: ignore[attr-defined]
     assert measure(module) == {}
     assert capsys.readouterr().err == "broken: no room\n"
+
+
+@pytest.mark.parametrize("name", sorted(known()))
+def test_every_benchmark_measures_towards_goals(name: str) -> None:
+    module = import_module(f"benchmarks.{name}")
+    assert callable(module.run)
+    assert module.GOALS
