@@ -1,6 +1,7 @@
 """The test guest: Debian's cloud kernel, busybox, and a small program of our own (guest.c).
 
 build_guest(folder) -> Guest(kernel, initrd)
+build_starter(folder) -> Guest(kernel, initrd), which runs what is installed on its disk
 
 It is made from Debian packages, once per folder and kernel; nothing is installed. The packages
 come through apt, into the folder.
@@ -24,6 +25,8 @@ HERE = Path(__file__).parent
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "gcc", "apt-get", "dpkg-deb")
 META_PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "button", "evdev")
+STARTER_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
+USABLE, FAILED = "the desktop is usable", "the desktop failed"
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev
@@ -41,6 +44,25 @@ done
 exec /guest
 """
 
+STARTER_INIT = """#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /root
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
+for module in {modules}; do /bin/busybox insmod /modules/$module.ko; done
+/bin/busybox mount -t ext4 /dev/vda /root
+for folder in proc sys dev; do /bin/busybox mount --bind /$folder /root/$folder; done
+if /bin/busybox chroot /root /bin/sh -c "$(/bin/busybox cat /start)"; then
+    echo "{usable}"
+else
+    echo "{failed}"
+fi
+/bin/busybox umount -l /root
+/bin/busybox sync
+/bin/busybox poweroff -f
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Guest:
@@ -56,13 +78,23 @@ def build_guest(folder: Path) -> Guest:
     """The guest in `folder`, made there when it is not yet, or not yet of these sources."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
-        kernel, initrd, stamp = folder / "kernel", folder / "initrd", folder / "stamp"
+        stamp = folder / "stamp"
         sources = (HERE / "guest.c").read_text() + Path(__file__).read_text()
         if not (stamp.is_file() and stamp.read_text() == sources):
             stamp.unlink(missing_ok=True)
-            _build(folder, kernel, initrd)
+            _build(folder)
             stamp.write_text(sources)
-    return Guest(kernel, initrd)
+    return _guest(folder)
+
+
+def build_starter(folder: Path, commands: str) -> Guest:
+    """A guest that runs these commands of the shell on the file system of its disk, ext4 on all
+    of it, says USABLE or FAILED on its console, and switches itself off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    root = _unpacked(folder)
+    modules = _modules(root, STARTER_MODULES)
+    init = STARTER_INIT.format(modules=" ".join(modules), usable=USABLE, failed=FAILED)
+    return _written(folder, root, modules, {"init": init.encode(), "start": commands.encode()})
 
 
 @contextmanager
@@ -72,25 +104,40 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, kernel: Path, initrd: Path) -> None:
+def _build(folder: Path) -> None:
+    root = _unpacked(folder)
+    program = folder / "guest"
+    _run("gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, HERE / "guest.c", "-pthread")
+    modules = _modules(root, MODULES)
+    files = {
+        "init": INIT.format(modules=" ".join(modules)).encode(),
+        "guest": program.read_bytes(),
+    }
+    _written(folder, root, modules, files)
+
+
+def _unpacked(folder: Path) -> Path:
     _fetch(folder, _kernel_package(folder), "busybox-static")
     root = folder / "root"
     shutil.rmtree(root, ignore_errors=True)
     for package in sorted(folder.glob("*.deb")):
         _run("dpkg-deb", "-x", package, root)
-    program = folder / "guest"
-    _run("gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, HERE / "guest.c", "-pthread")
+    return root
+
+
+def _written(folder: Path, root: Path, modules: dict[str, bytes], files: dict[str, bytes]) -> Guest:
+    made = _guest(folder)
     (image,) = root.glob("boot/vmlinuz-*")
-    shutil.copy(image, kernel)
-    modules = _modules(root)
-    files = {
-        "init": INIT.format(modules=" ".join(modules)).encode(),
-        "guest": program.read_bytes(),
-        "bin/busybox": next(root.rglob("bin/busybox")).read_bytes(),
-        **{f"modules/{name}.ko": body for name, body in modules.items()},
-    }
-    initrd.write_bytes(gzip.compress(_cpio(files), compresslevel=1))
+    shutil.copy(image, made.kernel)
+    files |= {"bin/busybox": next(root.rglob("bin/busybox")).read_bytes()}
+    files |= {f"modules/{name}.ko": body for name, body in modules.items()}
+    made.initrd.write_bytes(gzip.compress(_cpio(files), compresslevel=1))
     shutil.rmtree(root)
+    return made
+
+
+def _guest(folder: Path) -> Guest:
+    return Guest(folder / "kernel", folder / "initrd")
 
 
 def _fetch(folder: Path, *packages: str) -> None:
@@ -117,7 +164,7 @@ def _apt(folder: Path) -> list[str]:
     return ["-o", f"Dir::State::Lists={ours}"] if ours.is_dir() else []
 
 
-def _modules(root: Path) -> dict[str, bytes]:
+def _modules(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """The modules and what they depend on, in the order in which they must be loaded."""
     paths = {_name_of(path): path for path in root.rglob("*.ko*")}
     loaded: dict[str, bytes] = {}
@@ -133,7 +180,7 @@ def _modules(root: Path) -> dict[str, bytes]:
                 load(other.replace("-", "_"))
         loaded[name] = body
 
-    for name in MODULES:
+    for name in names:
         load(name)
     return loaded
 
