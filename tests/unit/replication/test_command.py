@@ -6,9 +6,13 @@ import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from migration.replication.errors import Refused, VolumeFailed
+from migration.replication.nbd import NbdVolume
 
 MIB = 1 << 20
 COMMAND = (sys.executable, "-m", "migration.replication")
@@ -25,6 +29,7 @@ def west(tmp_path):
     for name in ("east", "west"):
         assert run("certify", tmp_path / "authority", name, tmp_path / name).returncode == 0
     serve = ("serve", tmp_path / "shadows", "--listen", "127.0.0.1:0")
+    serve += ("--exports", tmp_path / "exports")
     with subprocess.Popen(
         [*COMMAND, *map(str, serve), "--certificates", str(tmp_path / "west")],
         stdout=subprocess.PIPE,
@@ -68,3 +73,38 @@ def test_it_is_not_left_open_by_oversight(tmp_path):
     refused = run("serve", tmp_path, "--listen", "127.0.0.1:0")
     assert refused.returncode == 2
     assert "one of the arguments --certificates --insecure is required" in refused.stderr
+
+
+def test_what_a_machine_runs_on_is_read_while_and_after_it_comes(tmp_path, west):
+    source, there = tmp_path / "volume", to(west, tmp_path)
+    content = random.Random(1).randbytes(24 * MIB)
+    source.write_bytes(content)
+    (tmp_path / "first").write_text(json.dumps([{"start": 20 * MIB, "length": MIB}]))
+    hot = ("--first", tmp_path / "first", "--limit-mbit", "100")
+    command = ("send", source, *there, "--cache", tmp_path / "cache", "--started", *hot)
+    with (
+        subprocess.Popen([*COMMAND, *map(str, command)], stdout=subprocess.PIPE) as sending,
+        opened(f"nbd+unix:///desk?socket={tmp_path / 'exports'}") as volume,
+    ):
+        assert sending.poll() is None
+        for at in (23 * MIB, 0, 20 * MIB):
+            data = memoryview(bytearray(4096))
+            volume.read_into(data, at)
+            assert bytes(data) == content[at : at + 4096]
+        assert sending.wait(60) == 0
+        data = memoryview(bytearray(24 * MIB))
+        volume.read_into(data, 0)
+        assert bytes(data) == content
+    refused = run("send", source, *there, "--cache", tmp_path / "cache")
+    assert "a machine was started on it" in refused.stderr
+    mode = (tmp_path / "exports").stat().st_mode
+    assert mode & 0o077 == 0
+
+
+def opened(url: str) -> NbdVolume:
+    for _ in range(600):
+        try:
+            return NbdVolume(url)
+        except (Refused, VolumeFailed):
+            time.sleep(0.01)
+    raise AssertionError("there is no such export")

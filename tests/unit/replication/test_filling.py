@@ -298,29 +298,69 @@ def test_what_was_read_is_kept_in_its_order(ends):
     ]
 
 
-def test_qemu_runs_on_an_overlay_of_it_while_it_comes(ends):
-    """And in the end the overlay goes on on the shadow's own volume."""
+def test_qemu_runs_on_an_overlay_while_it_comes_and_goes_on_on_the_volume(ends):
     skip_without_qemu()
     content = content_of(6 * MIB)
     ends.write_source(content)
-    overlay = ends.folder / "overlay.qcow2"
+    overlay, volume = ends.folder / "overlay.qcow2", ends.folder / "store/desk/volume"
     with served(ends) as url, Held(ends.source) as source:
         with filling(ends, source):
-            options = ("-f", "qcow2", "-F", "raw", "-b", url, str(overlay))
-            qemu("qemu-img", "create", "-q", *options)
-            said = qemu("qemu-io", str(overlay), "-c", f"read -v {5 * MIB} 512")
-            assert content[5 * MIB : 5 * MIB + 16].hex(" ") in said
-            qemu("qemu-io", str(overlay), "-c", "write -P 7 1M 64k")
+            create = ("create", "-q", "-f", "qcow2", "-F", "raw", "-b", url, str(overlay))
+            subprocess.run(["qemu-img", *create], check=True, timeout=60)
+            machine = Machine(overlay)
+            machine.io(f"read -v {5 * MIB} 512")
             assert source.fetched
-        volume = ends.folder / "store/desk/volume"
-        qemu("qemu-img", "rebase", "-u", "-F", "raw", "-b", str(volume), str(overlay))
-        qemu("qemu-img", "commit", "-q", str(overlay))
+            machine.io(f"write -P 7 {MIB} 64k")
+        whole = {"driver": "file", "filename": str(volume)}
+        machine.ask("blockdev-add", {"driver": "raw", "node-name": "whole", "file": whole})
+        machine.ask("blockdev-reopen", {"options": [machine.disk | {"backing": "whole"}]})
+        machine.ask("block-commit", {"device": "disk", "job-id": "one"})
+        wait_for(lambda: machine.ask("query-jobs")[0]["status"] == "ready")
+        machine.ask("job-complete", {"id": "one"})
+        wait_for(lambda: not machine.ask("query-jobs"))
+        said = machine.ended()
+    assert content[5 * MIB : 5 * MIB + 16].hex(" ") in said
     expected = bytearray(content)
     expected[MIB : MIB + 64 * KIB] = bytes([7]) * 64 * KIB
     assert volume.read_bytes() == bytes(expected)
 
 
-def qemu(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Machine:
+    """A QEMU that has a disk, and no processor that would use it."""
+
+    def __init__(self, overlay: Path) -> None:
+        file = {"driver": "file", "filename": str(overlay)}
+        self.disk = {"driver": "qcow2", "node-name": "disk", "file": file}
+        path = overlay.with_name("qmp")
+        options = ("-machine", "none", "-nodefaults", "-display", "none")
+        qmp = ("-qmp", f"unix:{path},server=on,wait=off")
+        self._process = subprocess.Popen(
+            ["qemu-system-x86_64", *options, *qmp, "-blockdev", json.dumps(self.disk)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(path.exists)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._answers = self._socket.makefile()
+        self._answers.readline()
+        self.ask("qmp_capabilities")
+
+    def io(self, command: str) -> None:
+        self.ask("human-monitor-command", {"command-line": f'qemu-io disk "{command}"'})
+
+    def ask(self, command: str, arguments: dict | None = None):
+        said = {"execute": command} | ({"arguments": arguments} if arguments else {})
+        self._socket.sendall(json.dumps(said).encode())
+        while True:
+            answer = json.loads(self._answers.readline())
+            assert "error" not in answer, answer
+            if "return" in answer:
+                return answer["return"]
+
+    def ended(self) -> str:
+        """All that its commands printed."""
+        self.ask("quit")
+        self._answers.close()
+        self._socket.close()
+        return self._process.communicate(timeout=30)[0]
