@@ -159,6 +159,17 @@ class Shadow(models.Model):
     sync_asked_at = models.DateTimeField(
         null=True, blank=True, help_text="A pass is to begin that is of this moment or later."
     )
+    own_pass = models.ForeignKey(
+        "Pass",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="By its schedule or asked for: under way, or over and not yet acted on.",
+    )
+    pass_began_at = models.DateTimeField(
+        null=True, blank=True, help_text="The newest of its own passes."
+    )
     created_at = models.DateTimeField()
     released_at = models.DateTimeField(null=True, blank=True)
 

@@ -146,9 +146,18 @@ class Shadow:
     def is_passing(self) -> bool:
         return (self.folder / "pass.json").exists()
 
+    def _mode(self) -> str:
+        """Of the pass under way. Where a power failure took the word that says so it was a staged
+        one, which has not touched the volume: direct ones are written durably."""
+        try:
+            mode = json.loads((self.folder / "pass.json").read_text())
+        except ValueError:
+            return STAGED
+        return DIRECT if mode == DIRECT else STAGED
+
     def begin(self, mode: str) -> Pass:
         """Begin a pass, or go on with the one that was interrupted."""
-        if self.is_passing and json.loads((self.folder / "pass.json").read_text()) != mode:
+        if self.is_passing and self._mode() != mode:
             self.discard()
         if self._pass:
             self._pass.close()
@@ -173,7 +182,7 @@ class Shadow:
         """Forget the pass under way. What a direct one has written stays, and is learned."""
         if not self.is_passing:
             return
-        mode = json.loads((self.folder / "pass.json").read_text())
+        mode = self._mode()
         self._pass = self._pass or Pass(self, mode)
         if mode == DIRECT:
             touched = {int(n) for n in self._pass.supers()}

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 SNAPSHOT_POLL_S = 0.1
 MOST_ATTEMPTS = 20
+# An attempt that sent so much was not in vain.
+PROGRESS_BYTES = 64 << 20
 
 
 class NoRelay(Exception):
@@ -53,8 +55,44 @@ class GivenUp(Exception):
     """The pass was abandoned, or another relay has taken it over."""
 
 
+class Jobs:
+    """The passes that one process makes side by side: one job is kept for moves, whose users wait,
+    while a long first seed may have another for hours."""
+
+    def __init__(self) -> None:
+        self._scheduled: threading.Semaphore | None = None
+
+    def limit(self, jobs: int) -> None:
+        self._scheduled = threading.BoundedSemaphore(max(jobs - 1, 1))
+
+    @contextmanager
+    def one(self, *, is_scheduled: bool) -> Iterator[bool]:
+        """Whether there is one free."""
+        if self._scheduled is None or not is_scheduled:
+            yield True
+        elif self._scheduled.acquire(blocking=False):
+            try:
+                yield True
+            finally:
+                self._scheduled.release()
+        else:
+            yield False
+
+
+JOBS = Jobs()
+
+
 def carry_pass(pass_id: int, *, owner: str, clouds: Callable[[str], Cloud] = get_cloud) -> None:
-    """Make the pass, unless it has ended or another relay is at it."""
+    """Make the pass, unless it has ended, another relay is at it, or there is no job for it."""
+    mine = Pass.objects.filter(pk=pass_id)
+    with JOBS.one(is_scheduled=mine.filter(transition=None).exists()) as is_free:
+        if is_free:
+            _carry(pass_id, owner, clouds)
+        else:
+            mine.filter(state=Pass.State.WAITING).update(rung_at=None)  # to be rung for soon
+
+
+def _carry(pass_id: int, owner: str, clouds: Callable[[str], Cloud]) -> None:
     if not _take(pass_id, owner):
         return
     one = Pass.objects.select_related(
@@ -75,7 +113,8 @@ def carry_pass(pass_id: int, *, owner: str, clouds: Callable[[str], Cloud] = get
             changes = work.machine() if one.kind == Pass.Kind.MACHINE else work.volume()
     except GivenUp as error:
         log.warning("pass %s: %s", one.key, error)
-        _drop_snapshot(cloud, one)
+        if not Pass.objects.filter(pk=one.pk, state__in=passes.OPEN).exists():
+            _drop_snapshot(cloud, one)  # else whoever has it now reads it
     except (ReplicationError, CloudError, CutoverFailed, NoRelay, OSError) as error:
         log.warning("pass %s: %s", one.key, error)
         _fail(one, owner, cloud, error)
@@ -109,8 +148,14 @@ def _fail(one: Pass, owner: str, cloud: Cloud, error: Exception) -> None:
     )
     if isinstance(error, CutoverFailed):
         is_passing = False
-    if is_passing and one.attempts < MOST_ATTEMPTS:
-        _end(one, owner, Pass.State.WAITING, detail=str(error)[:500], phase="", finished_at=None)
+    attempts = one.attempts
+    if isinstance(error, NoRelay):
+        attempts -= 1  # nothing was tried
+    elif Pass.objects.filter(pk=one.pk, sent_bytes__gte=PROGRESS_BYTES).exists():
+        attempts = 1  # a long way is interrupted often; each time it goes on from there
+    if is_passing and attempts < MOST_ATTEMPTS:
+        again = {"detail": str(error)[:500], "phase": "", "finished_at": None}
+        _end(one, owner, Pass.State.WAITING, attempts=attempts, sent_bytes=0, **again)
         return
     _drop_snapshot(cloud, one)
     _end(one, owner, Pass.State.FAILED, detail=str(error)[:500])

@@ -117,6 +117,9 @@ def _sync_volume(order: Order) -> Result:
 
 
 def _copy_final(order: Order) -> Result:
+    own = passes.own_pass_under_way(order.transition.shadow)
+    if own is not None:
+        return Result(is_finished=False, copy=passes.as_copy(own))
     copy = _pass(order)
     if copy.state is not JobState.DONE:
         return Result(is_finished=False, copy=copy)

@@ -76,11 +76,11 @@ def fill_shadow(transition: Transition, *, step: Step, copy: VolumeCopy, now: da
     if shadow is None or not copy.volume_id or step.state != State.SYNCING:
         return
     # The first pass brings everything: that says nothing of how much changes.
-    changed = Pass.objects.filter(key=step.key).values_list("changed_bytes", flat=True).first()
-    shadow.lag_bytes = changed if shadow.recovery_point_at else None
+    made = Pass.objects.filter(key=step.key).first()
+    shadow.lag_bytes = made.changed_bytes if made and shadow.recovery_point_at else None
     shadow.state = Shadow.State.READY
     shadow.volume_id = copy.volume_id
-    shadow.recovery_point_at = step.intended_at
+    shadow.recovery_point_at = (made and made.taken_at) or step.intended_at
     shadow.sent_bytes += copy.bytes_done
     shadow.save(
         update_fields=["state", "volume_id", "recovery_point_at", "lag_bytes", "sent_bytes"]

@@ -7,19 +7,19 @@ that is cut off is continued by the next.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import (
     DurationField,
     Exists,
     ExpressionWrapper,
     F,
-    Max,
     OuterRef,
     Q,
     QuerySet,
@@ -28,7 +28,7 @@ from django.db.models import (
 from django.db.models.functions import Greatest
 
 from desktops.clouds.registry import get_cloud
-from desktops.core.cloud import Cloud, CloudError, CloudUnavailable, JobState, NotFound
+from desktops.core.cloud import Cloud, CloudError, CloudUnavailable, NotFound
 from desktops.core.exports import VolumeExports
 from desktops.models import Region
 from desktops.services.retention import alone
@@ -42,12 +42,14 @@ log = logging.getLogger(__name__)
 LOCK = 0x73686477
 R = TypeVar("R")
 Clouds = Callable[[str], Cloud]
-# Whole volumes that clouds without relays copy at once, of all shadows: relays share links by
+# Whole volumes that a cloud without relays copies at once, of all shadows: relays share links by
 # themselves, and what waits for them waits in the order it was asked for.
 MOST_COPIES = 4
 # A pass that failed is not made again at once, however short the interval.
 SHORTEST_PAUSE_S = 60
 CLEANED_AT_ONCE = 100
+# A cloud's own copy that cannot be asked about for so long has failed.
+PATIENCE = timedelta(hours=1)
 # A relay that was cut off may still be writing, until it notices that it is not wanted.
 SETTLING = timedelta(minutes=1)
 
@@ -63,91 +65,150 @@ def keep_shadows(*, now: datetime, clouds: Clouds = get_cloud) -> None:
             attempt(testing_shadows.advance, test, test.shadow.region)
         for shadow in _of(Shadow.objects.filter(state=Shadow.State.RELEASING)):
             attempt(_release, shadow, shadow.region)
-        for shadow in _to_bring_up(now):
-            attempt(_bring_up, shadow, shadow.region)
+        for shadow in _passing():
+            assert shadow.own_pass
+            attempt(_see_through, shadow, shadow.own_pass.source_region, shadow.region)
+        for shadow in _due_with_room(now):
+            assert shadow.desktop.region
+            attempt(_begin, shadow, shadow.desktop.region, shadow.region)
+        passes.ring_waiting(now=now)
         for one in _to_clean(now):
-            attempt(_clean, one, one.dest_region)
+            attempt(_clean, one, one.source_region, one.dest_region)
 
 
 class _Attempts:
-    """One that cannot be seen to now must not keep the others from it; but a cloud that cannot be
-    reached is not asked again in the same round."""
+    """One that cannot be seen to now must not keep the others from it; but a region, or two, that
+    cannot be reached are not asked again in the same round."""
 
     def __init__(self, now: datetime, clouds: Clouds) -> None:
         self._now, self._clouds = now, clouds
-        self._lost: set[str] = set()
+        self._lost: set[tuple[int, ...]] = set()
 
-    def __call__(self, act: Callable[[R, Cloud, datetime], None], row: R, region: Region) -> None:
-        if region.cloud in self._lost:
+    def __call__(self, act: Callable[[R, Cloud, datetime], None], row: R, *regions: Region) -> None:
+        where = tuple(region.pk for region in regions)
+        if where in self._lost:
             return
         try:
-            act(row, self._clouds(region.cloud), self._now)
+            act(row, self._clouds(regions[-1].cloud), self._now)
         except (CloudUnavailable, ImproperlyConfigured) as error:
-            self._lost.add(region.cloud)
+            self._lost.add(where)
             log.warning("%s: %s", row, error)
         except CloudError as error:
             log.warning("%s: %s", row, error)
+        except DatabaseError:
+            raise
+        except Exception:
+            # A driver's own mistake, about this one row.
+            log.exception("%s", row)
 
 
 def _of(rows: QuerySet[Shadow]) -> QuerySet[Shadow]:
-    return rows.select_related("desktop__region", "region").order_by("pk")
+    return rows.select_related(
+        "desktop__region", "region", "own_pass__source_region", "own_pass__dest_region"
+    ).order_by("pk")
 
 
 # Bringing up to date
 
 
-def _to_bring_up(now: datetime) -> Iterator[Shadow]:
-    """Those with a pass under way, or not in their row yet; then those that are due for one."""
-    own = Pass.objects.filter(shadow=OuterRef("pk"), transition=None)
-    is_newer = Q(taken_at__gt=F("shadow__recovery_point_at")) | Q(shadow__recovery_point_at=None)
-    live = Shadow.objects.filter(state__in=LIVE_SHADOW).annotate(
-        is_passing=Exists(own.filter(state__in=passes.OPEN)),
-        has_news=Exists(own.filter(is_newer, state=Pass.State.DONE)),
+def _passing() -> QuerySet[Shadow]:
+    """Those whose pass this worker sees to: that a cloud makes, that has ended, or that reads what
+    is not the desktop's any more. Relays see to the others."""
+    carried = Q(
+        region__cloud__in=passes.relayed_clouds(),
+        own_pass__state__in=passes.OPEN,
+        own_pass__source_region=F("desktop__region"),
+        own_pass__source_volume_id=F("desktop__volume_id"),
     )
-    yield from _of(live.filter(Q(is_passing=True) | Q(has_news=True)))
+    passing = Shadow.objects.filter(state__in=LIVE_SHADOW, own_pass__isnull=False)
+    return _of(passing.exclude(carried))
+
+
+def _due_with_room(now: datetime) -> Iterator[Shadow]:
+    due, relayed = _of(_due(now)), passes.relayed_clouds()
+    yield from due.filter(region__cloud__in=relayed)
+    copying = Shadow.objects.filter(state__in=LIVE_SHADOW, own_pass__state__in=passes.OPEN)
+    n_copying = Counter(copying.values_list("region__cloud", flat=True))
+    others = due.exclude(region__cloud__in=relayed)
+    for cloud in others.order_by().values_list("region__cloud", flat=True).distinct():
+        yield from others.filter(region__cloud=cloud)[: max(MOST_COPIES - n_copying[cloud], 0)]
+
+
+def _due(now: datetime) -> QuerySet[Shadow]:
+    """What was asked for since the last pass began, and what was left alone for its interval."""
     moving = Transition.objects.filter(desktop=OuterRef("desktop")).exclude(state__in=TERMINAL)
     trying = ShadowTest.objects.filter(shadow=OuterRef("pk"), cleaned_at=None)
-    idle = live.filter(~Exists(moving), ~Exists(trying), is_passing=False, has_news=False)
-    due = _of(_due(idle, now))
-    relayed = passes.relayed_clouds()
-    yield from due.filter(region__cloud__in=relayed)
-    has_room = MOST_COPIES - live.filter(is_passing=True).exclude(region__cloud__in=relayed).count()
-    yield from due.exclude(region__cloud__in=relayed)[: max(has_room, 0)]
-
-
-def _due(idle: QuerySet[Shadow], now: datetime) -> QuerySet[Shadow]:
-    """What was asked for since the last pass began, and what was left alone for its interval."""
     second = Value(timedelta(seconds=1))
     interval = ExpressionWrapper(
         Greatest(F("sync_interval_s"), SHORTEST_PAUSE_S) * second, output_field=DurationField()
     )
-    began = Max("passes__created_at", filter=Q(passes__transition=None))
     # PostgreSQL's GREATEST leaves NULLs out.
-    known = idle.annotate(began_at=began, due_at=Greatest(began, F("recovery_point_at")) + interval)
+    due_at = Greatest(F("pass_began_at"), F("recovery_point_at")) + interval
     is_asked = Q(sync_asked_at__isnull=False) & (
-        Q(began_at=None) | Q(began_at__lt=F("sync_asked_at"))
+        Q(pass_began_at=None) | Q(pass_began_at__lt=F("sync_asked_at"))
     )
     is_over = Q(due_at=None) | Q(due_at__lte=now)
-    return known.filter(is_asked | (is_over & Q(paused_at=None, sync_interval_s__isnull=False)))
+    return (
+        Shadow.objects.filter(state__in=LIVE_SHADOW, own_pass=None, desktop__region__isnull=False)
+        .alias(due_at=due_at)
+        .filter(is_asked | (is_over & Q(paused_at=None, sync_interval_s__isnull=False)))
+        .filter(~Exists(moving), ~Exists(trying))
+    )
 
 
-def _bring_up(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
-    one = _own_pass(shadow)
-    if one is None:
-        if not _can_sync(shadow, cloud):
+def _begin(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
+    if not _can_sync(shadow, cloud):
+        return
+    with transaction.atomic():
+        # Locked, and looked at again: a move, a test or a release may have taken it meanwhile.
+        held = _due(now).select_for_update(of=("self",)).filter(pk=shadow.pk).first()
+        if held is None:
             return
         order = _next_order(shadow, now)
-    else:
-        order = _order_again(one, shadow)
-    if passes.is_relayed(cloud):
-        copy = passes.as_copy(passes.advance(order, now=now))
-    else:
-        copy = passes.copied(order, cloud=cloud, now=now)
-    if copy.state is JobState.DONE:
-        _take_over(shadow, Pass.objects.get(key=order.key), cloud)
-    elif copy.state is JobState.FAILED:
+        if passes.is_relayed(cloud):
+            one = passes.ordered(order, now=now)
+        else:
+            one = passes.ordered_copy(order, cloud=cloud, now=now)
+        Shadow.objects.filter(pk=shadow.pk).update(own_pass=one, pass_began_at=now)
+    if not passes.is_relayed(cloud):
+        shadow.own_pass = one
+        _see_through(shadow, cloud, now)
+
+
+def _see_through(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
+    one = shadow.own_pass
+    assert one
+    order = _order_again(one, shadow)
+    desktop = shadow.desktop
+    is_current = (one.source_region_id, one.source_volume_id) == (
+        desktop.region_id,
+        desktop.volume_id,
+    )
+    if not is_current or one.state == Pass.State.ABANDONED:
+        # What it reads is not the desktop's any more: its state is older than it would say.
         passes.abandon(order, cloud=cloud, now=now)
-        _report_failure(shadow, order.key, now)
+        Shadow.objects.filter(pk=shadow.pk, own_pass=one).update(own_pass=None)
+        return
+    if not passes.is_relayed(cloud):
+        _drive(one, order, cloud, now)
+    if one.state == Pass.State.DONE:
+        _take_over(shadow, one, cloud)
+    elif one.state == Pass.State.FAILED:
+        _report_failure(shadow, one, now)
+        # What cannot be removed yet is removed with the rest of it (`_clean`).
+        with suppress(CloudError):
+            passes.abandon(order, cloud=cloud, now=now)
+
+
+def _drive(one: Pass, order: passes.Ordered, cloud: Cloud, now: datetime) -> None:
+    """The next short piece of a cloud's own copy. One that it refuses has failed."""
+    try:
+        passes.copied(order, cloud=cloud, now=now)
+    except CloudError as error:
+        if error.is_retryable and now - (one.seen_at or one.created_at) < PATIENCE:
+            raise
+        passes.fail(one, detail=str(error), now=now)
+    one.refresh_from_db()
 
 
 def _can_sync(shadow: Shadow, cloud: Cloud) -> bool:
@@ -156,24 +217,6 @@ def _can_sync(shadow: Shadow, cloud: Cloud) -> bool:
     if not desktop.volume_id or desktop.region_id in (None, shadow.region_id):
         return False
     return passes.is_relayed(cloud) or cloud.capabilities().copy_while_attached
-
-
-def _own_pass(shadow: Shadow) -> Pass | None:
-    """The newest that was not ordered by a move, unless it is over and told of."""
-    one = (
-        shadow.passes.filter(transition=None)
-        .select_related("source_region", "dest_region")
-        .order_by("-created_at")
-        .first()
-    )
-    if one is None or one.state in passes.OPEN:
-        return one
-    is_told = one.state != Pass.State.DONE or (
-        shadow.recovery_point_at is not None
-        and one.taken_at is not None
-        and one.taken_at <= shadow.recovery_point_at
-    )
-    return None if is_told else one
 
 
 def _next_order(shadow: Shadow, now: datetime) -> passes.Ordered:
@@ -201,27 +244,38 @@ def _order_again(one: Pass, shadow: Shadow) -> passes.Ordered:
 
 def _take_over(shadow: Shadow, one: Pass, cloud: Cloud) -> None:
     """The shadow holds what the pass brought."""
-    if shadow.volume_id not in ("", one.dest_volume_id):
-        # A cloud without incremental passes has made a new volume in place of this one.
-        with suppress(NotFound):
-            cloud.delete_volume(shadow.region.name, shadow.volume_id)
-    is_news = Q(recovery_point_at=None) | Q(recovery_point_at__lt=one.taken_at)
-    # No event: the pass itself tells of it, and events are kept for ever.
-    Shadow.objects.filter(is_news, pk=shadow.pk, state__in=LIVE_SHADOW).update(
-        state=Shadow.State.READY,
-        volume_id=one.dest_volume_id,
-        recovery_point_at=one.taken_at,
-        lag_bytes=None if one.makes_volume else one.changed_bytes,
-        sent_bytes=F("sent_bytes") + one.sent_bytes,
-        sync_asked_at=None,
-    )
-
-
-def _report_failure(shadow: Shadow, key: str, now: datetime) -> None:
-    failed = Pass.objects.get(key=key)
     with transaction.atomic():
-        Shadow.objects.filter(pk=shadow.pk).update(sync_asked_at=None)
-        report(shadow, "pass_failed", at=now, reason=failed.detail)
+        held = (
+            Shadow.objects.select_for_update()
+            .filter(pk=shadow.pk, own_pass=one, state__in=LIVE_SHADOW)
+            .first()
+        )
+        if held is None:
+            return  # somebody lets it go; what the pass made goes with it
+        if held.volume_id not in ("", one.dest_volume_id):
+            # A cloud without incremental passes has made a new volume in place of this one.
+            with suppress(NotFound):
+                cloud.delete_volume(shadow.region.name, held.volume_id)
+        # No event: the pass itself tells of it, and events are kept for ever.
+        held.own_pass = None
+        is_news = held.recovery_point_at is None or (
+            one.taken_at is not None and one.taken_at > held.recovery_point_at
+        )
+        if is_news:
+            held.state = Shadow.State.READY
+            held.volume_id = one.dest_volume_id
+            held.recovery_point_at = one.taken_at
+            held.lag_bytes = None if one.makes_volume else one.changed_bytes
+            held.sent_bytes += one.sent_bytes
+            held.sync_asked_at = None
+        held.save()
+
+
+def _report_failure(shadow: Shadow, one: Pass, now: datetime) -> None:
+    with transaction.atomic():
+        mine = Shadow.objects.filter(pk=shadow.pk, own_pass=one)
+        if mine.update(own_pass=None, sync_asked_at=None):
+            report(shadow, "pass_failed", at=now, reason=one.detail)
 
 
 # Letting go
@@ -229,9 +283,8 @@ def _report_failure(shadow: Shadow, key: str, now: datetime) -> None:
 
 def _release(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
     """Raises Conflict, to be tried again, while a relay or a server is still at its volume."""
-    for one in shadow.passes.filter(transition=None, state__in=passes.OPEN).select_related(
-        "source_region", "dest_region"
-    ):
+    one = shadow.own_pass
+    if one is not None:
         passes.abandon(_order_again(one, shadow), cloud=cloud, now=now)
     if shadow.tests.filter(cleaned_at=None).exists():
         return
@@ -240,7 +293,7 @@ def _release(shadow: Shadow, cloud: Cloud, now: datetime) -> None:
             cloud.delete_volume(shadow.region.name, shadow.volume_id)
     with transaction.atomic():
         shadow.state, shadow.released_at = Shadow.State.RELEASED, now
-        shadow.volume_id = ""
+        shadow.volume_id, shadow.own_pass = "", None
         shadow.save()
         report(shadow, "released", at=now)
 
@@ -267,6 +320,9 @@ def _clean(one: Pass, cloud: Cloud, now: datetime) -> None:
             cloud.delete_snapshot(one.source_region.name, snapshot.id)
         if one.state != Pass.State.DONE and one.makes_volume:
             _remove_vain_volume(one, cloud, key)
+    elif one.state != Pass.State.DONE:
+        # Again: where something had to end first, asking once was not enough.
+        cloud.abandon_copy(one.dest_region.name, source_region=one.source_region.name, key=one.key)
     Pass.objects.filter(pk=one.pk).update(cleaned_at=now)
 
 

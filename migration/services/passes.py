@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from celery import current_app
 from django.conf import settings
-from django.db.models import Case, F, Q, When
+from django.db.models import Case, Q, QuerySet, When
 
 from desktops.core.cloud import Cloud, Conflict, JobState, NotFound, VolumeCopy
 from desktops.models import Region
@@ -18,6 +19,9 @@ from migration.models import Pass, Relay, Shadow, Transition
 SILENCE = timedelta(seconds=15)
 # How long a bell may have been lost before it is rung again.
 RING_AGAIN = timedelta(seconds=5)
+RING_SCHEDULED_AGAIN = timedelta(minutes=1)
+# Per region, of passes that no move waits for.
+MOST_RUNG = 32
 OPEN = (Pass.State.WAITING, Pass.State.RUNNING)
 
 
@@ -50,20 +54,23 @@ def relayed_clouds() -> frozenset[str]:
 
 def advance(order: Ordered, *, now: datetime) -> Pass:
     """Order a pass, or see how far the one with this key is; ring for it where nobody is at it."""
-    found, _ = Pass.objects.get_or_create(
-        key=order.key,
-        defaults={**_row(order), "created_at": now},
-    )
+    found = ordered(order, now=now)
     ring(found, now=now)
     return found
 
 
-def copied(order: Ordered, *, cloud: Cloud, now: datetime) -> VolumeCopy:
-    """As `advance`, where the cloud itself copies whole volumes: makes its next short piece.
+def ordered(order: Ordered, *, now: datetime) -> Pass:
+    """The row that has relays make a pass, and nothing more."""
+    found, _ = Pass.objects.get_or_create(
+        key=order.key,
+        defaults={**_row(order), "created_at": now},
+    )
+    return found
 
-    Raises CloudError. A pass that has ended is not asked for again.
-    """
-    one, _ = Pass.objects.get_or_create(
+
+def ordered_copy(order: Ordered, *, cloud: Cloud, now: datetime) -> Pass:
+    """As `ordered`, where the cloud itself copies whole volumes."""
+    found, _ = Pass.objects.get_or_create(
         key=order.key,
         defaults={
             **_row(order),
@@ -73,6 +80,15 @@ def copied(order: Ordered, *, cloud: Cloud, now: datetime) -> VolumeCopy:
             "makes_volume": not (order.base_volume_id and cloud.capabilities().incremental_copy),
         },
     )
+    return found
+
+
+def copied(order: Ordered, *, cloud: Cloud, now: datetime) -> VolumeCopy:
+    """As `advance`, where the cloud itself copies whole volumes: makes its next short piece.
+
+    Raises CloudError. A pass that has ended is not asked for again.
+    """
+    one = ordered_copy(order, cloud=cloud, now=now)
     if one.state not in OPEN:
         return as_copy(one)
     copy = cloud.copy_volume(
@@ -115,19 +131,38 @@ def _row(order: Ordered) -> dict[str, object]:
     }
 
 
-def ring(one: Pass, *, now: datetime) -> None:
+def ring(one: Pass, *, now: datetime, again: timedelta = RING_AGAIN) -> None:
     """Rings the relays of the source's region, unless one is at it or was rung for just now."""
-    quiet = Q(rung_at__isnull=True) | Q(rung_at__lt=now - RING_AGAIN)
-    lost = Q(state=Pass.State.RUNNING, seen_at__lt=now - SILENCE)
-    idle = Pass.objects.filter(Q(state=Pass.State.WAITING) | lost, quiet, pk=one.pk)
-    if idle.update(rung_at=now):
+    if _idle(now, again).filter(pk=one.pk).update(rung_at=now):
         current_app.send_task(
             "migration.tasks.carry_pass",
             (one.pk,),
             queue=queue_of(one.source_region),
-            # What nobody took is rung for again: it must not pile up while no relay is there.
-            expires=RING_AGAIN.total_seconds(),
+            # A relay that comes to it late finds that it is rung for again.
+            expires=again.total_seconds(),
         )
+
+
+def ring_waiting(*, now: datetime) -> None:
+    """Rings for the passes that no move waits for, the oldest of each region first. A broker keeps
+    every bell until somebody hears it: none is rung where no relay is, and few are at a time."""
+    alive = Relay.objects.filter(seen_at__gte=now - SILENCE)
+    own = Pass.objects.filter(transition=None, source_region__in=alive.values("region"))
+    rung = own.filter(state=Pass.State.WAITING, rung_at__gte=now - RING_SCHEDULED_AGAIN)
+    n_rung = Counter(rung.values_list("source_region", flat=True))
+    waiting = _idle(now, RING_SCHEDULED_AGAIN) & own
+    for region_id in waiting.order_by().values_list("source_region", flat=True).distinct():
+        room = max(MOST_RUNG - n_rung[region_id], 0)
+        oldest = waiting.filter(source_region=region_id).order_by("created_at")
+        for one in oldest.select_related("source_region")[:room]:
+            ring(one, now=now, again=RING_SCHEDULED_AGAIN)
+
+
+def _idle(now: datetime, again: timedelta) -> QuerySet[Pass]:
+    """No relay is at them, and none was rung for them of late."""
+    quiet = Q(rung_at__isnull=True) | Q(rung_at__lt=now - again)
+    lost = Q(state=Pass.State.RUNNING, seen_at__lt=now - SILENCE)
+    return Pass.objects.filter(Q(state=Pass.State.WAITING) | lost, quiet)
 
 
 def cloud_key(one: Pass) -> str:
@@ -165,6 +200,12 @@ def give_up(key: str, *, now: datetime) -> Pass | None:
     return one
 
 
+def fail(one: Pass, *, detail: str, now: datetime) -> None:
+    Pass.objects.filter(pk=one.pk, state__in=OPEN).update(
+        state=Pass.State.FAILED, finished_at=now, detail=detail[:500]
+    )
+
+
 def never_begin(order: Ordered, *, now: datetime) -> None:
     """As `give_up`, also for an order that is still on its way: it finds itself given up."""
     Pass.objects.get_or_create(
@@ -197,9 +238,8 @@ def own_pass_under_way(shadow: Shadow | None) -> Pass | None:
     does not tell yet."""
     if shadow is None:
         return None
-    is_news = Q(shadow__recovery_point_at=None) | Q(taken_at__gt=F("shadow__recovery_point_at"))
-    is_at_it = Q(state__in=OPEN) | (Q(state=Pass.State.DONE) & is_news)
-    return Pass.objects.filter(is_at_it, shadow=shadow, transition=None).first()
+    held = Shadow.objects.select_related("own_pass").filter(pk=shadow.pk).first()
+    return held.own_pass if held else None
 
 
 def has_gone_on(transition: Transition) -> bool:

@@ -35,6 +35,8 @@ TIME_LIMIT = timedelta(minutes=15)
 
 def advance(test: ShadowTest, cloud: Cloud, now: datetime) -> None:
     """The next short piece of a test. Raises CloudError where it must be asked again."""
+    if test.decided_at is None and now - test.asked_at > 2 * TIME_LIMIT:
+        _decide(test, f"it could not be tried within {2 * TIME_LIMIT}", now)
     if test.decided_at is None:
         _try(test, cloud, now)
     if test.decided_at is not None:

@@ -3,27 +3,38 @@ let go; and on rows alone: who may ask for what, and what is cleared up."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from celery import current_app
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from desktops.core.cloud import NotFound, ServerSpec
+from desktops.core.cloud import (
+    CloudUnavailable,
+    Conflict,
+    JobState,
+    NotFound,
+    QuotaExceeded,
+    ServerSpec,
+    VolumeCopy,
+)
 from desktops.errors import NotPermitted
 from desktops.models import Event, Pool, Region
 from desktops.services.inventory import sync_inventory
 from migration.core.machine import State
 from migration.errors import NotPossible
-from migration.models import Pass, Shadow, ShadowTest, Transition
+from migration.models import Pass, Relay, Shadow, ShadowTest, Transition
 from migration.relaying import sweep_sent
-from migration.services import shadows
+from migration.services import passes, shadows
+from migration.services.carrying import Jobs
 from migration.services.decisions import approve_recommendation
 from migration.services.entering import open_shadow
 from migration.services.keeping_shadows import keep_shadows
@@ -229,18 +240,23 @@ def test_a_pass_that_fails_is_told_of_and_made_again_only_when_due(
 ) -> None:
     shadow = seeded(a_shadow(fleet, simulated))
     now = later(301)
-    Pass.objects.create(
+    failed = Pass.objects.create(
         key=f"shadow-{shadow.pk}:sync:then",
         state=Pass.State.FAILED,
         shadow=shadow,
         source_region=fleet.east,
         dest_region=fleet.west,
-        source_volume_id="volume",
+        source_volume_id=shadow.desktop.volume_id,
         created_at=now,
         finished_at=now,
+        detail="the link was cut",
     )
+    Shadow.objects.filter(pk=shadow.pk).update(own_pass=failed, pass_began_at=now)
+    keep_shadows(now=now + timedelta(seconds=10))
     keep_shadows(now=now + timedelta(seconds=290))
     assert shadow.passes.count() == 2
+    told = Event.objects.get(kind="shadow.pass_failed")
+    assert told.payload["reason"] == "the link was cut"
     keep_shadows(now=now + timedelta(seconds=301))
     assert shadow.passes.count() == 3
 
@@ -263,6 +279,119 @@ def test_nothing_is_written_to_a_cloud_that_does_not_answer_and_the_rest_goes_on
     shadow = a_shadow(fleet, simulated)
     keep_until(lambda: fresh(shadow).state == Shadow.State.READY)
     assert fresh(lost).state == Shadow.State.FILLING
+
+
+class Altered:
+    """A cloud some of whose calls do other than they should."""
+
+    def __init__(self, cloud: Any, **calls: Callable[..., Any]) -> None:
+        self._cloud, self._calls = cloud, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return self._calls.get(name) or getattr(self._cloud, name)
+
+
+def test_copies_that_are_refused_fail_aloud_and_make_room_for_others(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    refused = [a_shadow(fleet, simulated) for _ in range(4)]
+    volumes = {shadow.desktop.volume_id for shadow in refused}
+    good = a_shadow(fleet, simulated)
+    cloud = simulated.cloud()
+
+    def copy(source: str, volume: str, dest: str, **given: Any) -> Any:
+        if volume in volumes:
+            raise QuotaExceeded("no room for another volume")
+        return cloud.copy_volume(source, volume, dest, **given)
+
+    altered = Altered(cloud, copy_volume=copy)
+    for _ in range(3):
+        keep_shadows(now=timezone.now(), clouds=lambda _: altered)
+    assert good.passes.exists()
+    told = Event.objects.filter(kind="shadow.pass_failed")
+    assert [event.payload["reason"] for event in told] == ["no room for another volume"] * 4
+
+
+def test_a_drivers_own_mistake_keeps_nobody_else_waiting(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    bad, good = seeded(a_shadow(fleet, simulated)), a_shadow(fleet, simulated)
+    test = shadows.ask_for_test(shadow_id=bad.pk, actor=fleet.alice, at=timezone.now())
+
+    def snapshot(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    altered = Altered(simulated.cloud(), snapshot_volume=snapshot)
+    keep_shadows(now=timezone.now(), clouds=lambda _: altered)
+    assert good.passes.exists()
+    keep_shadows(now=later(3600), clouds=lambda _: altered)
+    test.refresh_from_db()
+    assert test.state == ShadowTest.State.FAILED
+    assert test.cleaned_at
+
+
+def test_what_cannot_be_abandoned_yet_is_asked_for_again(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    shadow = a_shadow(fleet, simulated)
+    keep_shadows(now=timezone.now())
+    cloud, asked = simulated.cloud(), []
+
+    def abandon(*given: Any, **named: Any) -> None:
+        asked.append(named["key"])
+        if len(asked) < 3:
+            raise Conflict("the image is being saved: ask again")
+        cloud.abandon_copy(*given, **named)
+
+    altered = Altered(cloud, abandon_copy=abandon)
+    ask(shadows.release_shadow, shadow, fleet)
+    for _ in range(4):
+        keep_shadows(now=timezone.now(), clouds=lambda _: altered)
+    assert fresh(shadow).state == Shadow.State.RELEASED
+    assert len(asked) == 3
+    assert cloud.inventory("west").volumes == ()
+
+
+def test_what_a_failed_copy_left_is_removed_once_that_is_possible(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    shadow = a_shadow(fleet, simulated)
+    keep_shadows(now=timezone.now())
+    cloud, asked = simulated.cloud(), []
+
+    def copy(*_: Any, **named: Any) -> VolumeCopy:
+        return VolumeCopy(named["key"], JobState.FAILED, 0, None, None, "it broke")
+
+    def abandon(*given: Any, **named: Any) -> None:
+        asked.append(named["key"])
+        if len(asked) == 1:
+            raise Conflict("ask again")
+        cloud.abandon_copy(*given, **named)
+
+    altered = Altered(cloud, copy_volume=copy, abandon_copy=abandon)
+    ask(shadows.pause_shadow, shadow, fleet)
+    for seconds in (0, 1, 90, 91):
+        keep_shadows(now=later(seconds), clouds=lambda _: altered)
+    assert len(asked) == 2
+    assert Event.objects.filter(kind="shadow.pass_failed").count() == 1
+    assert cloud.inventory("west").volumes == ()
+
+
+def test_a_region_that_does_not_answer_keeps_only_its_own_waiting(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    far = Region.objects.create(cloud="simulated", name="far", label="Far")
+    lost, good = seeded(a_shadow(fleet, simulated)), a_shadow(fleet, simulated)
+    ask(shadows.release_shadow, lost, fleet)
+    Shadow.objects.filter(pk=lost.pk).update(region=far)
+    cloud = simulated.cloud()
+
+    def delete(region: str, volume_id: str) -> None:
+        raise CloudUnavailable(f"{region} does not answer")
+
+    altered = Altered(cloud, delete_volume=delete)
+    keep_shadows(now=timezone.now(), clouds=lambda _: altered)
+    assert good.passes.exists()
 
 
 def test_trials_are_nobodys_desktops(fleet: Fleet, simulated: SimulatorProcess) -> None:
@@ -365,6 +494,87 @@ def test_a_move_that_takes_a_shadow_finds_none_that_is_let_go(rows: Rows) -> Non
     assert move.shadow_id not in (None, old.pk)
 
 
+@pytest.fixture
+def rung(settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Passes for which relays of the simulated cloud were rung."""
+    settings.RELAYED_CLOUDS = frozenset({"simulated"})
+    heard: list[int] = []
+    app = type(current_app._get_current_object())
+
+    def send_task(_: object, name: str, args: tuple[int, ...] = (), **__: Any) -> None:
+        if name.endswith("carry_pass"):
+            heard.extend(args)
+
+    monkeypatch.setattr(app, "send_task", send_task)
+    return heard
+
+
+class Relayed:
+    name = "simulated"
+
+
+def keep_relayed(now: datetime) -> None:
+    Relay.objects.update(seen_at=now)
+    keep_shadows(now=now, clouds=lambda _: cast(Any, Relayed()))
+
+
+def due_shadows(rows: Rows, n: int) -> None:
+    for desktop in rows.add_people(n):
+        Shadow.objects.filter(desktop=desktop).update(
+            state="ready",
+            volume_id=f"shadow-{desktop.pk}",
+            recovery_point_at=later(-3600),
+            sync_interval_s=300,
+        )
+        type(desktop).objects.filter(pk=desktop.pk).update(volume_id=f"volume-{desktop.pk}")
+    for region in Region.objects.all():
+        row = {"address": "relay", "port": region.pk, "store": "s", "started_at": later(0)}
+        Relay.objects.create(region=region, seen_at=later(0), **row)
+
+
+def test_a_pass_that_reads_what_the_desktop_has_left_is_given_up(
+    rows: Rows, rung: list[int]
+) -> None:
+    due_shadows(rows, 1)
+    keep_relayed(later(0))
+    shadow = Shadow.objects.get()
+    first = shadow.own_pass
+    assert first and rung == [first.pk]
+    third = Region.objects.create(cloud="simulated", name="third", label="Third")
+    shadow.desktop.region, shadow.desktop.volume_id = third, "elsewhere"
+    shadow.desktop.save()
+    keep_relayed(later(10))
+    keep_relayed(later(400))
+    states = dict(shadow.passes.values_list("source_volume_id", "state"))
+    assert states == {first.source_volume_id: "abandoned", "elsewhere": "waiting"}
+    assert rung == [first.pk], "no relay is in the third region"
+
+
+def test_relays_are_rung_for_the_oldest_and_not_again_at_once(
+    rows: Rows, rung: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "MOST_RUNG", 3)
+    due_shadows(rows, 5)
+    for seconds in (0, 5, 10):
+        keep_relayed(later(seconds))
+    assert rung == list(Pass.objects.order_by("pk").values_list("pk", flat=True)[:3])
+    Pass.objects.filter(pk__in=rung[:2]).update(state=Pass.State.RUNNING, seen_at=later(20))
+    keep_relayed(later(15))
+    assert len(rung) == 5
+    Relay.objects.all().delete()
+    keep_relayed(later(200))
+    assert len(rung) == 5
+
+
+def test_a_round_asks_the_database_as_often_however_many_shadows_there_are(
+    rows: Rows, rung: list[int], django_assert_max_num_queries: Any
+) -> None:
+    due_shadows(rows, 12)
+    keep_relayed(later(0))
+    with django_assert_max_num_queries(25):
+        keep_relayed(later(5))
+
+
 def test_old_passes_go_but_for_the_newest_to_each_volume(rows: Rows) -> None:
     shadow = rows.add_people(1)[0].shadows.get()
     now = timezone.now()
@@ -392,3 +602,16 @@ def test_what_was_sent_is_forgotten_once_nothing_is_sent_any_more(
         os.utime(tmp_path / name, (0, 0))
     assert sweep_sent(tmp_path, now=timezone.now()) == ["gone"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "new"]
+
+
+def test_one_job_of_a_relay_is_kept_for_moves() -> None:
+    jobs = Jobs()
+    with jobs.one(is_scheduled=True) as first, jobs.one(is_scheduled=True) as second:
+        assert first and second, "nobody has said how many there are"
+    jobs.limit(2)
+    with jobs.one(is_scheduled=True) as first, jobs.one(is_scheduled=True) as second:
+        assert (first, second) == (True, False)
+        with jobs.one(is_scheduled=False) as of_a_move:
+            assert of_a_move
+    with jobs.one(is_scheduled=True) as again:
+        assert again

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from desktops.clouds.registry import get_cloud
 from desktops.models import Region
 from migration.relaying import RegionRelay, beating
+from migration.services.carrying import JOBS
 from migration.services.passes import queue_of
 
 
@@ -35,7 +36,12 @@ class Command(BaseCommand):
             metavar="HOST",
             help="by which other relays reach this one; by default what it listens on",
         )
-        parser.add_argument("--jobs", type=int, default=2, help="passes made side by side")
+        parser.add_argument(
+            "--jobs",
+            type=int,
+            default=2,
+            help="passes made side by side; of two and more, one is kept for moves",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         regions = [self._region(name) for name in options["region"]]
@@ -66,6 +72,7 @@ class Command(BaseCommand):
 
     def _work(self, regions: list[Region], *, jobs: int) -> None:
         """Until a signal; a second one ends it at once."""
+        JOBS.limit(jobs)
         queues = ",".join(queue_of(region) for region in regions)
         name = f"relay-{regions[0].name}-{socket.gethostname()}"
         current_app.worker_main(

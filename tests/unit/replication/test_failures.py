@@ -31,7 +31,7 @@ from migration.replication.shadow import Pass
 from migration.replication.store import Store
 from migration.replication.volume import FileVolume
 from migration.replication.wire import Channel, Kind
-from tests.unit.replication.ends import Ends
+from tests.unit.replication.ends import Cut, Ends
 
 MIB = 1 << 20
 
@@ -276,3 +276,12 @@ def test_the_other_ends_reason_is_told_though_it_closed(tmp_path):
 def test_a_layout_counts_the_last_part(tmp_path):
     layout = Layout(size=4096 * 256 + 1)
     assert (layout.n_supers, layout.n_blocks) == (2, 512)
+
+
+def test_a_pass_whose_record_a_power_failure_emptied_is_forgotten(ends):
+    with pytest.raises(Interrupted):
+        ends.write_source(random.Random(2).randbytes(4 * MIB))
+        ends.send(hurt=lambda connection: Cut(connection, 2 * MIB))
+    (ends.folder / "store/desk/pass.json").write_bytes(b"")
+    ends.send()
+    assert ends.held() == ends.source.read_bytes()
