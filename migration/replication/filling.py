@@ -69,7 +69,8 @@ class Exports:
             if found is None or found.layout != shadow.layout:
                 volume = open_volume(shadow.volume.name)
                 found = self._filling[name] = Filling(name, volume, shadow.layout, self._wait_s)
-        found.begin()
+            else:
+                found.begin()
         return found
 
     def filling(self, name: str) -> Filling:
@@ -168,6 +169,9 @@ class Filling:
         n_supers, size = self.layout.n_supers, self.layout.super_bytes
         self._is_held = np.zeros(n_supers, dtype=bool)
         self._held_blocks: dict[int, npt.NDArray[np.bool_]] = {}
+        with self._lock:
+            for chunk in [chunk for chunk, one in self._chunks.items() if one.done()]:
+                del self._chunks[chunk]
         self._was_data = np.zeros(n_supers, dtype=bool)
         for start, end in self._volume.data_ranges():
             self._was_data[start // size : -(-end // size)] = True

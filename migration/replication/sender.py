@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,17 @@ import zstandard
 from migration.replication.contents import ContentPlaces
 from migration.replication.draft import Draft
 from migration.replication.errors import Corrupted, ProtocolBroken, Refused, VolumeFailed
-from migration.replication.frames import Frame
 from migration.replication.index import BlockIndex, Digests, Hasher, Layout
 from migration.replication.pacing import EFFORTS, effort_for
+from migration.replication.pieces import Assembly, Piece, said
 from migration.replication.reading import Reads, reads_answered
 from migration.replication.shadow import DIRECT, STAGED, root_of
 from migration.replication.volume import MappedVolume, Volume
 from migration.replication.wire import PROTOCOL, Channel, Kind, from_json, numbers_of
 
 Blocks = npt.NDArray[np.int64]
-FRAME_BYTES = 4 << 20
 # Somebody may wait for these.
 HOT_FRAME_BYTES = 1 << 20
-HELD_AT_ONCE = 64
 # Sent and not yet known to outlive a crash of the destination.
 MOST_UNSTORED_BYTES = 96 << 20
 FRAMES_AHEAD = 2
@@ -275,71 +273,6 @@ class _Counts:
     to_scan: int = 0
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A frame, and what is said once it is sent."""
-
-    frame: Frame
-    says: list[tuple[Kind, bytes]]
-
-
-def _said(numbers: Blocks, digests: Digests) -> bytes:
-    return numbers.astype("<u4").tobytes() + digests.tobytes()
-
-
-@dataclass
-class _Assembly:
-    """A frame being put together.
-
-    is_read : say what the destination holds once it has the frame
-    """
-
-    is_read: bool = False
-    zero: list[Blocks] = field(default_factory=list)
-    copy: list[tuple[Blocks, Blocks]] = field(default_factory=list)
-    data_to: list[Blocks] = field(default_factory=list)
-    data: list[bytes] = field(default_factory=list)
-    same: list[tuple[Blocks, Blocks]] = field(default_factory=list)
-    data_bytes: int = 0
-    n_blocks: int = 0
-    held: list[tuple[int, Digests]] = field(default_factory=list)
-    held_blocks: list[tuple[Blocks, Digests]] = field(default_factory=list)
-
-    @property
-    def is_full(self) -> bool:
-        return (
-            self.data_bytes >= FRAME_BYTES
-            or self.n_blocks >= FRAME_BYTES // 64
-            or len(self.held) >= HELD_AT_ONCE
-        )
-
-    def hold(self, number: int, digest: Digests) -> None:
-        if self.is_read:
-            self.held.append((number, digest))
-
-    def piece(self) -> _Piece:
-        says = []
-        if self.held:
-            numbers, digests = zip(*self.held, strict=True)
-            says.append((Kind.HELD, _said(np.array(numbers), np.stack(digests))))
-        if self.held_blocks:
-            blocks, of_blocks = (
-                np.concatenate(part) for part in zip(*self.held_blocks, strict=True)
-            )
-            says.append((Kind.HELD_BLOCKS, _said(blocks, of_blocks)))
-        return _Piece(self._frame(), says)
-
-    def _frame(self) -> Frame:
-        def joined(parts: list[Blocks]) -> Blocks:
-            return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-        copy, same = (
-            (joined([to for to, _ in pairs]), joined([source for _, source in pairs]))
-            for pairs in (self.copy, self.same)
-        )
-        return Frame(joined(self.zero), copy, joined(self.data_to), b"".join(self.data), same)
-
-
 class _Sending:
     def __init__(
         self,
@@ -442,24 +375,24 @@ class _Sending:
         known = np.flatnonzero(is_known)
         for at in range(0, len(known), PAGES_AT_ONCE):
             some = known[at : at + PAGES_AT_ONCE]
-            self._channel.send(Kind.HELD, _said(some, self._draft.index.table[some]))
+            self._channel.send(Kind.HELD, said(some, self._draft.index.table[some]))
 
-    def _hot_pieces(self, supers: Blocks) -> Iterator[_Piece]:
+    def _hot_pieces(self, supers: Blocks) -> Iterator[Piece]:
         content = memoryview(bytearray(self._layout.super_bytes))
-        assembly = _Assembly(self._reads is not None)
+        assembly = Assembly(self._reads is not None)
         for number, within in self._hot(supers).items():
             self._source.read_into(content, number * self._layout.super_bytes)
             self._add(assembly, number, content, None, only=within)
             if assembly.data_bytes >= HOT_FRAME_BYTES:
                 yield assembly.piece()
-                assembly = _Assembly(self._reads is not None)
+                assembly = Assembly(self._reads is not None)
         if assembly.n_blocks:
             yield assembly.piece()
 
-    def _pieces(self, supers: Blocks, *, forced: set[int] | None) -> Iterator[_Piece]:
+    def _pieces(self, supers: Blocks, *, forced: set[int] | None) -> Iterator[Piece]:
         """forced : blocks to send as data whatever they hold; then nothing else is compared"""
         content = memoryview(bytearray(self._layout.super_bytes))
-        assembly = _Assembly(self._reads is not None)
+        assembly = Assembly(self._reads is not None)
         for number in supers.tolist():
             if forced is None and self._is_as_known(number):
                 assembly.hold(number, self._draft.index.table[number])
@@ -476,7 +409,7 @@ class _Sending:
             self._counts.scanned += len(content)
             if assembly.is_full:
                 yield assembly.piece()
-                assembly = _Assembly(self._reads is not None)
+                assembly = Assembly(self._reads is not None)
         if assembly.n_blocks or assembly.held:
             yield assembly.piece()
 
@@ -492,7 +425,7 @@ class _Sending:
 
     def _add(
         self,
-        assembly: _Assembly,
+        assembly: Assembly,
         number: int,
         content: memoryview,
         digest: Digests | None,
@@ -536,7 +469,7 @@ class _Sending:
 
     def _add_forced(
         self,
-        assembly: _Assembly,
+        assembly: Assembly,
         number: int,
         content: memoryview,
         digest: Digests,
@@ -554,16 +487,16 @@ class _Sending:
         self._counts.data += len(sent)
 
     def _add_data(
-        self, assembly: _Assembly, first: int, within: Blocks, content: memoryview
+        self, assembly: Assembly, first: int, within: Blocks, content: memoryview
     ) -> None:
         size = self._layout.block_bytes
         assembly.data_to.append(first + within)
         assembly.data += [bytes(content[at * size : (at + 1) * size]) for at in within.tolist()]
         assembly.data_bytes += len(within) * size
 
-    def _pump(self, pieces: Iterator[_Piece]) -> None:
+    def _pump(self, pieces: Iterator[Piece]) -> None:
         """Look for changes in one thread, compress and send in another."""
-        ahead: queue.Queue[_Piece | BaseException | None] = queue.Queue(FRAMES_AHEAD)
+        ahead: queue.Queue[Piece | BaseException | None] = queue.Queue(FRAMES_AHEAD)
         is_over = threading.Event()
 
         def look() -> None:
@@ -594,8 +527,8 @@ class _Sending:
             thread.join()
 
     def _next(
-        self, ahead: queue.Queue[_Piece | BaseException | None]
-    ) -> _Piece | BaseException | None:
+        self, ahead: queue.Queue[Piece | BaseException | None]
+    ) -> Piece | BaseException | None:
         while True:
             try:
                 return ahead.get(timeout=TELL_EVERY_S)
@@ -642,7 +575,7 @@ class _Sending:
         touched = self._draft.touched()
         for at in range(0, len(touched), PAGES_AT_ONCE):
             some = touched[at : at + PAGES_AT_ONCE]
-            self._channel.send(Kind.CHECK, _said(some, self._draft.digests(some)))
+            self._channel.send(Kind.CHECK, said(some, self._draft.digests(some)))
 
     def _tell(self, phase: str, *, always: bool = False) -> None:
         now = time.monotonic()

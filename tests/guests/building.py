@@ -45,20 +45,20 @@ exec /guest
 """
 
 STARTER_INIT = """#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /root
+/bin/busybox mkdir -p /proc /sys /dev /disk
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
 for module in {modules}; do /bin/busybox insmod /modules/$module.ko; done
-/bin/busybox mount -t ext4 /dev/vda /root
-for folder in proc sys dev; do /bin/busybox mount --bind /$folder /root/$folder; done
-if /bin/busybox chroot /root /bin/sh -c "$(/bin/busybox cat /start)"; then
+/bin/busybox mount -t ext4 /dev/vda /disk
+for folder in proc sys dev; do /bin/busybox mount --bind /$folder /disk/$folder; done
+if /bin/busybox chroot /disk /bin/sh -c "$(/bin/busybox cat /start)"; then
     echo "{usable}"
 else
     echo "{failed}"
 fi
-/bin/busybox umount -l /root
+/bin/busybox umount -l /disk
 /bin/busybox sync
 /bin/busybox poweroff -f
 """

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from migration.replication import receiver, sender
+from migration.replication import pieces, receiver
 from migration.replication.connecting import connected
 from migration.replication.errors import Interrupted, ReplicationError
 from migration.replication.index import BlockIndex
@@ -132,7 +132,7 @@ def _send(folder: Path, port: int, mode: str) -> Report:
 
 
 def _try_to_send(folder: Path, port: int, mode: str) -> None:
-    sender.FRAME_BYTES = FRAME_BYTES
+    pieces.FRAME_BYTES = FRAME_BYTES
     try:
         _send(folder, port, mode)
     except Interrupted:

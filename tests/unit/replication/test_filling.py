@@ -189,6 +189,26 @@ def test_a_pass_that_was_cut_goes_on_and_what_is_read_is_right_meanwhile(ends):
     assert ends.held() == content
 
 
+def test_what_was_fetched_for_a_pass_that_broke_is_not_relied_on_by_the_next(ends):
+    ends.write_source(content_of(4 * MIB))
+    with (
+        Held(ends.source) as source,
+        pytest.raises(Interrupted),
+        filling(ends, source, hurt=lambda connection: Cut(connection, 100_000)),
+    ):
+        read(ends, 3 * MIB, BLOCK)
+    content = content_of(4 * MIB, 2)
+    ends.write_source(content)
+    # Until it has said so there is no pass to rely on.
+    with Held(ends.source) as source, filling(ends, source):
+        wait_for(lambda: source.fetched or not read_cached(ends))
+        assert read(ends, 3 * MIB, BLOCK) == content[3 * MIB : 3 * MIB + BLOCK]
+
+
+def read_cached(ends: Ends) -> int:
+    return len(ends.exports._filling["desk"]._chunks)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_whatever_is_read_whenever_is_what_the_source_holds(data, tmp_path_factory):
