@@ -23,7 +23,7 @@ from forecasting.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from forecasting.core.calendar import Holidays
 from forecasting.core.calibration import learn_factors, stretch
 from forecasting.core.combination import combine, learn_weights
-from forecasting.core.pooled import Clock, PooledModel, clock_of, fit_pooled
+from forecasting.core.pooled import MOST_ROWS, Clock, PooledModel, clock_of, fit_pooled
 from forecasting.core.prophet import fit_prophet
 from forecasting.core.related import Related
 from forecasting.core.scores import pinball_loss
@@ -35,9 +35,9 @@ from forecasting.core.wall import WallClock
 from forecasting.errors import InvalidCalendar, InvalidHistory
 
 ENGINE_NAME = "combined"
-ENGINE_VERSION = "3"
-PROPHET, POOLED, FIRST_HABIT = 0, 1, 2
-MEMBERS = ("prophet", "pooled", *(habit.name for habit in HABITS))
+ENGINE_VERSION = "4"
+PROPHET, POOLED, DEPARTURES, FIRST_HABIT = 0, 1, 2, 3
+MEMBERS = ("prophet", "pooled", "pooled departures", *(habit.name for habit in HABITS))
 BACKTEST_LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 # What is known of the next hours differs in kind from what is known of the next days.
 BAND_ENDS_H = (6.0, 24.0, np.inf)
@@ -47,8 +47,12 @@ PROPHET_REFIT_DAYS = 4
 # What is said of the next days comes from a pooled model that has also learned from the days on
 # which its earlier self was judged: it is better than its record. Twice to four times do alike.
 REFIT_CREDIT = 3.0
+# That earlier self only has to show what it is worth: it learns from half as much.
+TRIAL_ROWS = MOST_ROWS // 2
 # A lowest value seen this often is where the series rests.
 REST_SHARE = 0.05
+# Who stirs on one day in seven at a time of day has a habit.
+REST_DAYS, SURE_REST = 28, 0.9
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def _forecast_known(
         )
     )
     clock = clock_of(timeline, holidays, len(values))
-    pooled = fit_pooled(values, clock=clock, related=related)
+    pooled = fit_pooled(values, clock=clock, related=related, most_rows=TRIAL_ROWS)
     engines = _Engines(timeline, clock, holidays, related, pooled)
     trial = _Trial.of(timeline, learned_to=pooled.holdout_from if pooled else 0)
     actual = _observed_at(values, trial)
@@ -245,6 +249,7 @@ def _forecast_known(
         members = engines.say(values, some, now, levels)[:, :, 0]
         mixed = combine(members, weights[some])
         mixed = stretch(mixed, factors[some], at=BACKTEST_LEVELS, levels=levels)
+        mixed = _without_strays(mixed, values[some], timeline, _of(holidays, some), levels)
         return _plausible(mixed, values[some], levels)
 
     quantiles = np.concatenate(in_pieces(forecast, n_series))
@@ -348,7 +353,7 @@ def _root(cases: FloatArray, values: FloatArray) -> FloatArray:
 def _with_credit(weights: FloatArray) -> FloatArray:
     """Weights of what will speak of the future, from those of what spoke of the past."""
     credited = weights.copy()
-    credited[:, POOLED] *= REFIT_CREDIT
+    credited[:, [POOLED, DEPARTURES]] *= REFIT_CREDIT
     result: FloatArray = credited / credited.sum(axis=1, keepdims=True)
     return result
 
@@ -414,7 +419,7 @@ class _Engines:
         said[PROPHET] = _prophet(values, self.timeline, holidays, trial, levels)
         if self.pooled:
             beside = self.related.take(some) if self.related else None
-            said[POOLED] = self.pooled.quantiles(
+            said[[POOLED, DEPARTURES]] = self.pooled.quantiles(
                 values, clock=clock, levels=levels, related=beside, **asked
             )
         for each in np.unique(clock.calendar):
@@ -481,6 +486,46 @@ def _at_rest(said: FloatArray, values: FloatArray) -> FloatArray:
     floor = lowest[:, None, None, None]
     resting = (said[by_value] == floor).all(axis=0) & rests[:, None, None, None]
     result: FloatArray = np.where(resting & np.isfinite(said), floor, said)
+    return result
+
+
+def _without_strays(
+    quantiles: FloatArray,
+    values: FloatArray,
+    timeline: Timeline,
+    holidays: Holidays | None,
+    levels: FloatArray,
+) -> FloatArray:
+    """Quantiles at rest up to the level to which a series surely rests at that time of day.
+
+    quantiles : shape (n_series, horizon, n_levels)
+
+    One stray hour of the last days is no habit: how likely an hour is idle is half what the time
+    of day says, half what all hours say, and holds only where the time of day is nearly always so.
+    What began two days ago may be a habit yet: a series that stirs all day, or twice at one time.
+    Nor do ordinary days say anything of an event's.
+    """
+    per_day = timeline.slots_per_day
+    n_days = min(timeline.n_slots // per_day if per_day else 0, REST_DAYS)
+    if not n_days:
+        return quantiles
+    lowest = np.nanmin(values, axis=1)[:, None]
+    recent = values[:, timeline.n_slots - n_days * per_day :]
+    seen = np.isfinite(recent).reshape(-1, n_days, per_day)
+    idle = (recent == lowest).reshape(seen.shape)
+    at_clock = idle.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+    at_all = idle.sum(axis=(1, 2)) / np.maximum(seen.sum(axis=(1, 2)), 1)
+    lately = idle[:, -2:].sum(axis=(1, 2)) / np.maximum(seen[:, -2:].sum(axis=(1, 2)), 1)
+    sure = (at_clock >= SURE_REST) & (lately >= SURE_REST)[:, None] & idle[:, -2:].any(axis=1)
+    likely = np.where(sure, (at_clock + at_all[:, None]) / 2, 0.0)
+    by_slot = likely[:, np.arange(timeline.horizon) % per_day, None]
+    if holidays:
+        happening = holidays.flags[:, timeline.n_slots :, ~holidays.is_day_off]
+        at_work = np.asarray(happening.any(axis=-1))
+        by_slot[at_work[holidays.calendar_of(len(values))]] = 0.0
+    floor = lowest[..., None]
+    above = np.where(by_slot > 0, np.maximum(quantiles, floor), quantiles)
+    result: FloatArray = np.where(levels <= by_slot, floor, above)
     return result
 
 

@@ -6,6 +6,11 @@ of trees, a quantile each, learns from all of them together: from the last hours
 what happened at the same clock time before, and from the calendar. Cube roots are learned, which
 keeps a few heavy hours from deciding everything; a quantile does not mind.
 
+Trees cut the world into a few boxes, so they smear a job that runs at three o'clock sharp, and a
+series that hardly ever moves. A second set of them therefore learns departures: how far an hour
+lies from what is usual at its clock time. It follows sharp habits of whatever size, but carries an
+old habit on where it ended; the two fail in different ways, and the caller averages them.
+
 Days are counted as elapsed time; the callers lay history onto the wall clock first (`wall`).
 
 The last days are held back from learning. The caller can thus compare the model with others where
@@ -90,9 +95,14 @@ def clock_of(timeline: Timeline, holidays: Holidays | None, n_series: int) -> Cl
 
 @dataclass(frozen=True)
 class PooledModel:
-    """One booster a level; nothing at or after `holdout_from` (a slot) was learned from."""
+    """Boosters of each kind, one a level; nothing from `holdout_from` (a slot) on was learned from.
 
-    boosters: tuple[Any, ...]
+    amounts : of what goes beyond a series' lowest value
+    departures : of how far that is from the usual
+    """
+
+    amounts: tuple[Any, ...]
+    departures: tuple[Any, ...]
     holdout_from: int
 
     def quantiles(
@@ -113,19 +123,25 @@ class PooledModel:
         related : of the same series; the kinds it was fitted with
         wanted : shape (n_origins, n_leads), which of them to say; all by default
 
-        Returns shape (n_series, n_origins, n_leads, n_levels), non-decreasing in level; NaN where
-        not wanted, and at an origin before which a series was not observed.
+        Returns shape (2, n_series, n_origins, n_leads, n_levels), by amounts and by departures,
+        non-decreasing in level, within what the series had shown until then; NaN where not
+        wanted, and at an origin before which a series was not observed.
         """
         lowest = _lowest(history)
-        rows, scale = _features(history - lowest, clock, days_back, leads, related)
+        rows, usual, scale = _features(history - lowest, clock, days_back, leads, related)
         some = np.ones(rows.shape[1:3], dtype=np.bool_) if wanted is None else wanted
         flat = np.ascontiguousarray(rows[:, some].reshape(-1, rows.shape[-1]))
-        learned = np.full((*rows.shape[:-1], len(LEVELS)), np.nan)
-        for i, booster in enumerate(self.boosters):
-            learned[:, some, i] = booster.predict(flat, num_threads=1).reshape(len(rows), -1)
+        learned = np.full((2, *rows.shape[:-1], len(LEVELS)), np.nan)
+        for kind, boosters in enumerate((self.amounts, self.departures)):
+            for i, booster in enumerate(boosters):
+                said = booster.predict(flat, num_threads=1).reshape(len(rows), -1)
+                learned[kind][:, some, i] = said + usual[:, some] if kind else said
         learned.sort(axis=-1)
         root = np.maximum(_at_levels(learned, levels), 0.0)
-        result: FloatArray = root**3 * scale[:, :, None, None] + lowest[:, :, None, None]
+        last = _last_known(clock.timeline.n_slots, clock.timeline.slots_per_day, days_back)
+        peak = np.fmax.accumulate(history, axis=1)[:, np.maximum(last, 0)]
+        beyond = root**3 * scale[:, :, None, None] + lowest[:, :, None, None]
+        result: FloatArray = np.minimum(beyond, peak[:, :, None, None])
         return result
 
 
@@ -135,11 +151,13 @@ def fit_pooled(
     clock: Clock,
     related: Related | None = None,
     holdout_days: int = HOLDOUT_DAYS,
+    most_rows: int = MOST_ROWS,
 ) -> PooledModel | None:
     """Learn from all series, each at origins on as many past days as there are.
 
     history : shape (n_series, n_slots), NaN where missing, every series observed at least once
     holdout_days : last days not to learn from, fewer where the history is short
+    most_rows : of series are taken at most as many as have so many rows together, one at least
 
     Returns None when there is too little to learn from. The same series in another order, or
     each multiplied by a number or moved by one, give the same model.
@@ -154,7 +172,7 @@ def fit_pooled(
     first, last = holdout + 1, min(holdout + LEARNING_DAYS + reach - 1, n_days - 2)
     days_back = range(first, last + 1)
     leads = _leads_learned(timeline.horizon, per_day)
-    most_series = max(1, MOST_ROWS // max(1, len(days_back) * len(leads)))
+    most_series = max(1, most_rows // max(1, len(days_back) * len(leads)))
     holdout_from = timeline.n_slots - holdout * per_day
     known = np.flatnonzero(np.isfinite(history[:, :holdout_from]).any(axis=1))
     some = known[_sample(history[known, :holdout_from], most_series)]
@@ -162,7 +180,7 @@ def fit_pooled(
 
     lowest = _lowest(past)
     beside = related.take(some) if related else None
-    rows, scale = _features(past - lowest, clock.take(some), days_back, leads, beside)
+    rows, usual, scale = _features(past - lowest, clock.take(some), days_back, leads, beside)
     slot = _slots(timeline.n_slots, per_day, days_back, leads)
     seen = slot < holdout_from
     happened = np.where(seen, past[:, np.where(seen, slot, 0)], np.nan) - lowest[:, :, None]
@@ -171,8 +189,9 @@ def fit_pooled(
     library = _library() if usable.sum() >= LEAST_ROWS else None
     if library is None:
         return None
-    boosters = _boost(rows[usable], target[usable], library)
-    return PooledModel(boosters, holdout_from)
+    departure = (target - usual)[usable]
+    amounts, departures = _boost(rows[usable], (target[usable], departure), library)
+    return PooledModel(amounts, departures, holdout_from)
 
 
 def _library() -> Any:
@@ -187,13 +206,14 @@ def _library() -> Any:
     return lightgbm
 
 
-def _boost(rows: np.ndarray, target: np.ndarray, lightgbm: Any) -> tuple[Any, ...]:
+def _boost(rows: np.ndarray, targets: Sequence[np.ndarray], lightgbm: Any) -> list[tuple[Any, ...]]:
+    """A booster a level for each target: shape (n_rows, n_columns) and (n_rows,) each."""
     # One thread a booster: threads that wait for each other within a tree lose more than they win.
     fixed = {
         "objective": "quantile",
         "learning_rate": LEARNING_RATE,
         "num_leaves": LEAVES,
-        "min_data_in_leaf": min(LEAST_LEAF_ROWS, len(target) // 100),
+        "min_data_in_leaf": min(LEAST_LEAF_ROWS, len(rows) // 100),
         "feature_fraction": COLUMN_SHARE,
         "max_bin": BINS,
         "seed": SEED,
@@ -202,14 +222,19 @@ def _boost(rows: np.ndarray, target: np.ndarray, lightgbm: Any) -> tuple[Any, ..
         "force_row_wise": True,
         "verbose": -1,
     }
-    lessons = lightgbm.Dataset(rows, target, params=fixed)
+    lessons = lightgbm.Dataset(rows, targets[0], params=fixed)
     lessons.construct()
 
     def boost(level: float) -> Any:
         return lightgbm.train({**fixed, "alpha": level}, lessons, ROUNDS)
 
+    boosters = []
     with ThreadPoolExecutor(N_THREADS) as threads:
-        return tuple(threads.map(boost, LEVELS.tolist()))
+        for target in targets:
+            # The same rows: they are put into bins once.
+            lessons.set_label(target)
+            boosters.append(tuple(threads.map(boost, LEVELS.tolist())))
+    return boosters
 
 
 def _leads_learned(horizon: int, per_day: int) -> IntArray:
@@ -245,11 +270,15 @@ def _lowest(history: FloatArray) -> FloatArray:
     return lowest
 
 
+def _last_known(n_slots: int, per_day: int, days_back: Sequence[int]) -> IntArray:
+    """The last slot before each origin, shape (n_origins,)."""
+    last: IntArray = n_slots - per_day * np.asarray(days_back, dtype=np.int64) - 1
+    return last
+
+
 def _slots(n_slots: int, per_day: int, days_back: Sequence[int], leads: IntArray) -> IntArray:
     """The slot of each lead at each origin, shape (n_origins, n_leads)."""
-    origin = n_slots - per_day * np.asarray(days_back, dtype=np.int64)
-    slots: IntArray = origin[:, None] + leads - 1
-    return slots
+    return _last_known(n_slots, per_day, days_back)[:, None] + leads
 
 
 def _features(
@@ -258,10 +287,11 @@ def _features(
     days_back: Sequence[int],
     leads: IntArray,
     related: Related | None,
-) -> tuple[np.ndarray, FloatArray]:
+) -> tuple[np.ndarray, np.ndarray, FloatArray]:
     """What was known at each origin about each lead, in units of the series' own mean.
 
-    Returns float32 rows of shape (n_series, n_origins, n_leads, n_columns), and the unit, shape
+    Returns float32 rows of shape (n_series, n_origins, n_leads, n_columns); the cube root of what
+    is usual, float32, shape (n_series, n_origins, n_leads); and the unit, shape
     (n_series, n_origins), NaN where a series had not been observed yet. Rounding to float32 makes
     a series and its multiple the same to the last bit.
     """
@@ -270,7 +300,7 @@ def _features(
     hour = max(1, round(3600 / timeline.step_s))
     sums = _RunningSums.of(history)
     slot = _slots(timeline.n_slots, per_day, days_back, leads)
-    origin = slot[:, 0] - leads[0] + 1
+    origin = _last_known(timeline.n_slots, per_day, days_back) + 1
     unit = sums.mean(origin, SCALE_DAYS * per_day, 0)
     observed = np.isfinite(unit)
     unit = np.where(observed & ~(unit > 0), 1.0, unit)
@@ -314,7 +344,23 @@ def _features(
     rows = np.empty((*shape, len(columns)), dtype=np.float32)
     for i, each in enumerate(columns):
         rows[..., i] = each
-    return rows, unit
+    usual = _usual(past, np.maximum(at_clock, 0), clock) / unit[:, :, None]
+    # Where the clock time was not observed lately: the mean, which is the unit.
+    usual = np.where(np.isfinite(usual), usual, 1.0).astype(np.float32)
+    return rows, np.cbrt(usual), unit
+
+
+def _usual(past: FloatArray, at_clock: IntArray, clock: Clock) -> FloatArray:
+    """Median of the last seven days that were not off, shape (n_series, n_origins, n_leads).
+
+    past : shape (n_series, n_origins, n_leads, CLOCK_DAYS), at slots `at_clock`, latest first
+
+    Weekends are among them: on five days in seven work is what is usual. A week off is not.
+    """
+    if not clock.days_off.any():
+        return _quantiles(past[..., :7], (0.5,))[0]
+    first = np.argsort(clock.days_off[:, at_clock], axis=-1, kind="stable")[..., :7]
+    return _quantiles(np.take_along_axis(past, first[clock.calendar], axis=-1), (0.5,))[0]
 
 
 def _of_related(

@@ -294,11 +294,50 @@ def test_holidays_until_yesterday_are_no_change_of_role():
     assert 2.3 < np.median(monday) < 4.0
 
 
+def idle_beside_an_office(days: int = 42) -> np.ndarray:
+    """Series 0 rests at zero all the time; the others work."""
+    history = office(12, days, seed=5)
+    history[0] = 0.0
+    return history
+
+
+def test_one_stray_hour_is_no_habit():
+    history = idle_beside_an_office()
+    history[0, [-20, -300]] = 50.0
+    assert (forecast(history)[0] == 0).all()
+
+
+def test_a_job_that_began_two_days_ago_is_not_taken_for_a_stray_hour():
+    history = idle_beside_an_office()
+    history[0, [-45, -21]] = 50.0  # at three, both days
+    assert forecast(history)[0, 3, -1] > 0
+
+
+def test_a_weekly_job_of_an_idle_series_is_not_forgotten():
+    history = idle_beside_an_office()
+    history[0, 7 * 24 * np.arange(6) + 3] = 50.0  # Mondays; the forecast is of one
+    highest = forecast(history)[0, :, -1]
+    assert highest[3] > 5 * np.delete(highest, 3).max()
+
+
+def test_an_event_wakes_an_idle_series():
+    history = idle_beside_an_office()
+    events = []
+    for day in (14, 28, 42):
+        at = START + timedelta(days=day, hours=9)
+        events.append(Event("month end", at, at + timedelta(hours=4)))
+        history[0, day * 24 + 9 : day * 24 + 13] = 30.0
+    flags = event_flags([events], timeline=Timeline(START, HOUR, history.shape[1], 24))
+    woken = forecast(history, holidays=flags)[0, 9:13]
+    assert woken[:, -1].min() > 0
+    assert (forecast(history)[0, 9:13] == 0).all()
+
+
 def test_every_engine_says_what_part_it_had():
     history = office(20, 42)
     history[3] = np.nan
     made = forecast_in_detail(history, start=START, step=HOUR, horizon=24, levels=LEVELS)
-    assert made.engines[:2] == ("prophet", "pooled")
+    assert made.engines[:3] == ("prophet", "pooled", "pooled departures")
     assert np.isnan(made.weights[3]).all() and np.isnan(made.losses[3]).all()
     known = np.delete(np.arange(20), 3)
     assert np.allclose(made.weights[known].sum(axis=1), 1.0)
