@@ -222,7 +222,7 @@ def _can_sync(shadow: Shadow, cloud: Cloud) -> bool:
 def _next_order(shadow: Shadow, now: datetime) -> passes.Ordered:
     assert shadow.desktop.region is not None
     return passes.Ordered(
-        key=f"shadow-{shadow.pk}:sync:{now:%Y%m%dT%H%M%S}",
+        key=f"shadow-{shadow.pk}:sync:{now:%Y%m%dT%H%M%S%f}",
         source_region=shadow.desktop.region,
         source_volume_id=shadow.desktop.volume_id,
         dest_region=shadow.region,

@@ -128,6 +128,19 @@ def test_a_paused_shadow_is_left_alone_until_it_is_resumed_or_asked_for(
     assert shadow.passes.count() == 3
 
 
+def test_what_is_asked_for_in_the_second_of_the_last_pass_is_done(
+    fleet: Fleet, simulated: SimulatorProcess
+) -> None:
+    second = timezone.now().replace(microsecond=0)
+    shadow = a_shadow(fleet, simulated)
+    keep_until(lambda: fresh(shadow).state == Shadow.State.READY, now=lambda: second)
+    at = second + timedelta(milliseconds=100)
+    shadows.sync_shadow(shadow_id=shadow.pk, actor=fleet.alice, at=at)
+    at += timedelta(milliseconds=100)
+    keep_until(lambda: fresh(shadow).sync_asked_at is None, now=lambda: at)
+    assert [each.state for each in shadow.passes.all()] == [Pass.State.DONE] * 2
+
+
 def test_what_is_released_is_deleted_in_the_cloud(
     fleet: Fleet, simulated: SimulatorProcess
 ) -> None:
