@@ -129,6 +129,10 @@ async def _connect(client: QMPClient, folder: Path) -> None:
             await client.connect(path)
         except (ConnectError, EOFError, OSError) as error:
             raise NotRunning(f"No monitor of {folder.name}: {error}") from error
+        except AssertionError as error:
+            # What the library says of a process that ends as it is being greeted.
+            await _disconnect(client)
+            raise NotRunning(f"The monitor of {folder.name} was gone at its greeting.") from error
 
 
 async def _execute(client: QMPClient, command: str, arguments: Mapping[str, Any] | None) -> Any:
